@@ -1,0 +1,1 @@
+"""Touching a machine: files, systemd, pinned HTTPS, the Kubernetes API. Shared by all programs."""
