@@ -1,7 +1,7 @@
 """Requests for certificates as kubelets make them, and as attackers might, made with `cryptography`."""
 
 import ipaddress
-from functools import lru_cache
+from functools import cache
 from typing import Optional, Sequence, Tuple, Union
 
 from cryptography import x509
@@ -13,7 +13,7 @@ KIND_O = NameOID.ORGANIZATION_NAME
 KIND_CN = NameOID.COMMON_NAME
 
 
-@lru_cache(maxsize=None)
+@cache
 def a_key(number: int = 0) -> ec.EllipticCurvePrivateKey:
     """Return a key; the same number gives the same key within one run."""
     return ec.generate_private_key(ec.SECP256R1())

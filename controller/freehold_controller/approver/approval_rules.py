@@ -1,8 +1,8 @@
 """The rules by which nodes get certificates, as one pure function.
 
-`judge` sees one request and a snapshot of what the cluster knows about its requester, and says what to do. It
-reads no clock, makes no call and keeps nothing: the same facts give the same verdict in every leader. What is not
-plainly allowed is denied with a reason; requests to any other signer are not ours and left alone.
+`judge` sees one request and a snapshot of what the cluster knows about its requester, and says what to do.
+It reads no clock, makes no call and keeps nothing: the same facts give the same verdict in every leader. What
+is not plainly allowed is denied with a reason; requests to any other signer are not ours and left alone.
 """
 
 import ipaddress
@@ -131,14 +131,14 @@ class Decision:
     spend: Optional[Spend] = None
 
 
-class _Denied(Exception):
+class _DeniedError(Exception):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
 
 
-class _Waiting(Exception):
+class _WaitingError(Exception):
     pass
 
 
@@ -148,15 +148,15 @@ def judge(request: CertificateRequestView, cluster: ClusterView) -> Decision:
         return Decision(IGNORE)
     try:
         if isinstance(request.content, RequestError):
-            raise _Denied("RequestMalformed", "{}".format(request.content))
+            raise _DeniedError("RequestMalformed", "{}".format(request.content))
         if request.signer == SERVING_SIGNER:
             return _serving(request, request.content, cluster)
         if request.token_id is not None:
             return _first_client(request, request.token_id, request.content, cluster)
         return _renewal(request, request.content, cluster)
-    except _Denied as denied:
+    except _DeniedError as denied:
         return Decision(DENY, denied.reason, denied.message, _asked_node(request))
-    except _Waiting as waiting:
+    except _WaitingError as waiting:
         if request.age >= WAIT_SECONDS:
             return Decision(DENY, "NodeNotRecorded", "{}".format(waiting), _asked_node(request))
         return Decision(WAIT, "NodeNotRecorded", "{}".format(waiting), _asked_node(request))
@@ -173,22 +173,22 @@ def _first_client(
         and not group.startswith(BOOTSTRAP_GROUP + ":")
     ]
     if BOOTSTRAP_GROUP not in request.groups or extra:
-        raise _Denied("RequesterUnknown", "the requester is not just a bootstrap token")
+        raise _DeniedError("RequesterUnknown", "the requester is not just a bootstrap token")
     token = cluster.tokens.get(token_id)
-    if token is None or not token.node:
-        raise _Denied("TokenUnknown", "the bootstrap token is not one that admits a node")
+    if token is None or not token.node or not token.join_uid:
+        raise _DeniedError("TokenUnknown", "the bootstrap token is not one that admits a node")
     name = token.node
     _check_subject(content, name, "TokenForOtherNode")
     _check_client_content(request, content)
     if token.expired:
-        raise _Denied("TokenExpired", "the bootstrap token has expired")
+        raise _DeniedError("TokenExpired", "the bootstrap token has expired")
     if token.spent_by and token.spent_by != content.key_sha256:
-        raise _Denied("TokenSpent", "the bootstrap token was spent for another key")
+        raise _DeniedError("TokenSpent", "the bootstrap token was spent for another key")
     node, record = _member(name, cluster)
     if token.join_uid != record.join_uid:
-        raise _Denied("TokenSuperseded", "the bootstrap token belongs to an earlier join of this node")
+        raise _DeniedError("TokenSuperseded", "the bootstrap token belongs to an earlier join of this node")
     if node.live and not record.replace:
-        raise _Denied("NodeLive", "node {} is live and the join was not made to replace it".format(name))
+        raise _DeniedError("NodeLive", "node {} is live and the join was not made to replace it".format(name))
     spend = None if token.spent_by else Spend(token_id, content.key_sha256, token.resource_version)
     return Decision(APPROVE, "NodeJoins", "first client certificate of node {}".format(name), name, spend)
 
@@ -209,13 +209,13 @@ def _serving(request: CertificateRequestView, content: Parsed, cluster: ClusterV
     _check_usages(request.usages, _SERVING_USAGES)
     _check_extensions(content)
     if content.other_names:
-        raise _Denied("NamesNotAllowed", "only DNS names and addresses are signed for")
+        raise _DeniedError("NamesNotAllowed", "only DNS names and addresses are signed for")
     if not content.dns_names and not content.addresses:
-        raise _Denied("NamesMissing", "the request names no DNS name and no address")
+        raise _DeniedError("NamesMissing", "the request names no DNS name and no address")
     _, record = _member(name, cluster)
-    foreign = sorted(_names(content.dns_names + content.addresses) - _names((name,) + record.addresses))
+    foreign = sorted(_names(content.dns_names + content.addresses) - _names((name, *record.addresses)))
     if foreign:
-        raise _Denied(
+        raise _DeniedError(
             "NamesNotAllowed", "not recorded for node {}: {}".format(name, _short(", ".join(foreign)))
         )
     return Decision(APPROVE, "NodeServes", "serving certificate of node {}".format(name), name)
@@ -224,34 +224,36 @@ def _serving(request: CertificateRequestView, content: Parsed, cluster: ClusterV
 def _requesting_node(request: CertificateRequestView) -> str:
     name = request.node_name
     if not name or NODE_GROUP not in request.groups:
-        raise _Denied("RequesterUnknown", "the requester is neither a node nor a bootstrap token of one")
+        raise _DeniedError("RequesterUnknown", "the requester is neither a node nor a bootstrap token of one")
     return name
 
 
 def _check_subject(content: Parsed, name: str, reason: str) -> None:
     if content.common_name != NODE_USER + name:
-        raise _Denied(
+        raise _DeniedError(
             reason, "the request is for {}, not for node {}".format(_short(content.common_name), name)
         )
     if content.organizations != (NODE_GROUP,):
-        raise _Denied("SubjectNotAllowed", "the organization is not exactly {}".format(NODE_GROUP))
+        raise _DeniedError("SubjectNotAllowed", "the organization is not exactly {}".format(NODE_GROUP))
 
 
 def _check_client_content(request: CertificateRequestView, content: Parsed) -> None:
     _check_usages(request.usages, _CLIENT_USAGES)
     _check_extensions(content)
     if content.dns_names or content.addresses or content.other_names:
-        raise _Denied("NamesNotAllowed", "a client certificate has no alternative names")
+        raise _DeniedError("NamesNotAllowed", "a client certificate has no alternative names")
 
 
 def _check_usages(usages: Tuple[str, ...], allowed: Tuple[FrozenSet[str], ...]) -> None:
     if frozenset(usages) not in allowed:
-        raise _Denied("UsagesNotAllowed", "usages are {}".format(_short(", ".join(sorted(usages)) or "none")))
+        raise _DeniedError(
+            "UsagesNotAllowed", "usages are {}".format(_short(", ".join(sorted(usages)) or "none"))
+        )
 
 
 def _check_extensions(content: Parsed) -> None:
     if content.other_extensions:
-        raise _Denied(
+        raise _DeniedError(
             "ExtensionsNotAllowed", "extensions {}".format(_short(", ".join(content.other_extensions)))
         )
 
@@ -260,12 +262,12 @@ def _member(name: str, cluster: ClusterView) -> Tuple[NodeView, NodeRecord]:
     """Return the Node and its record: it was admitted, and has not been removed since."""
     node = cluster.nodes.get(name)
     if node is None or node.leaving:
-        raise _Denied("NodeRemoved", "node {} does not exist".format(name))
+        raise _DeniedError("NodeRemoved", "node {} does not exist".format(name))
     record = cluster.records.get(name)
     if record is None:
-        raise _Waiting("node {} has no record".format(name))
+        raise _WaitingError("node {} has no record".format(name))
     if record.node_uid and record.node_uid != node.uid:
-        raise _Denied("NodeRemoved", "node {} was removed, and its namesake never admitted".format(name))
+        raise _DeniedError("NodeRemoved", "node {} was removed, and its namesake never admitted".format(name))
     return node, record
 
 

@@ -1,10 +1,10 @@
 """Read a PKCS#10 request for a certificate, strictly, into the few facts that the rules judge.
 
-Two readers of one request that disagree are how a wrong certificate gets signed: the API server and the signer
-read it with Go's library, we with pyasn1. So everything here must be the one canonical encoding (re-encoding
-gives the same bytes), and whatever a kubelet never asks for is refused instead of being interpreted.
-Proof of possession is not checked here: the API server verifies the request's own signature before it stores it.
-Must not know the cluster. pyasn1 is imported at the first request: most of its modules' memory is not needed before.
+Two readers of one request that disagree are how a wrong certificate gets signed: the API server and the
+signer read it with Go's library, we with pyasn1. So everything here must be the one canonical encoding
+(re-encoding gives the same bytes), and whatever a kubelet never asks for is refused instead of interpreted.
+Proof of possession is not checked here: the API server verifies the request's own signature before it stores
+it. Must not know the cluster. pyasn1 is imported at the first request: it is most of this program's memory.
 """
 
 import base64
@@ -12,7 +12,7 @@ import binascii
 import hashlib
 import ipaddress
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, List, Tuple
 
 MAX_PEM_BYTES = 16 * 1024
@@ -45,14 +45,14 @@ class Parsed:
     dns_names: Tuple[str, ...] = ()
     addresses: Tuple[str, ...] = ()
     """IPv4 or IPv6, in canonical text."""
-    other_names: Tuple[str, ...] = field(default=())
-    """Kinds of subject alternative names that are neither (`rfc822Name`, `uniformResourceIdentifier`, ...)."""
-    other_extensions: Tuple[str, ...] = field(default=())
+    other_names: Tuple[str, ...] = ()
+    """Kinds of subject alternative names that are neither (`rfc822Name`, ...)."""
+    other_extensions: Tuple[str, ...] = ()
     """Object identifiers of requested extensions beside subjectAltName."""
 
 
 def parse(pem: bytes) -> Parsed:
-    """Return what the one PEM request asks for. Raises RequestError for everything that is not exactly one."""
+    """Return what the one PEM request asks for. Raises RequestError for anything but exactly one."""
     if len(pem) > MAX_PEM_BYTES:
         raise RequestError("the request is larger than {} bytes".format(MAX_PEM_BYTES))
     match = _PEM.match(pem)
@@ -93,7 +93,8 @@ def _decode(der: bytes, spec: Any, what: str) -> Any:
     try:
         value, rest = decoder.decode(der, asn1Spec=spec)
         again = b"" if rest else _encode(value)
-    except Exception as error:  # noqa: BLE001 - hostile bytes: whatever a foreign decoder trips over is a refusal
+    except Exception as error:
+        # Hostile bytes: whatever a foreign decoder trips over is a refusal.
         raise RequestError("the {} is not DER ({})".format(what, type(error).__name__)) from error
     if rest:
         raise RequestError("bytes follow the {}".format(what))

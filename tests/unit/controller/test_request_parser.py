@@ -9,11 +9,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
-from freehold_controller.approver.request_parser import MAX_PEM_BYTES, Parsed, RequestError, parse, parse_der
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tests.support.a_request import a_key, a_request, key_digest
+
+from freehold_controller.approver.request_parser import MAX_PEM_BYTES, Parsed, RequestError, parse, parse_der
 
 DER = a_request(sans=("w1", "10.0.0.7", "fd00::7"), encoding=Encoding.DER)
 PLAIN = a_request(encoding=Encoding.DER)
