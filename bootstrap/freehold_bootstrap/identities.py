@@ -1,0 +1,26 @@
+"""Who is who at the API server, and what our own objects are called. Constants only."""
+
+NAMESPACE = "freehold-nodes"
+"""Join tokens, node records and documents; `system:nodes` has no right in it."""
+TOKEN_NAMESPACE = "kube-system"  # noqa: S105 the place where Kubernetes looks for bootstrap tokens
+FIELD_MANAGER = "freehold"
+PREFIX = "freehold.io/"
+
+ADMINS_GROUP = "freehold:admins"
+BOOTSTRAPPERS_GROUP = "system:bootstrappers:freehold"
+NODES_GROUP = "system:nodes"
+NODE_USER_PREFIX = "system:node:"
+JOIN_USER = "freehold:join"
+CONTROLLER_USER = "freehold:controller"
+COREDNS_USER = "freehold:coredns"
+INSTALLER_USER = "freehold:installer"
+KUBELET_CLIENT_USER = "kube-apiserver-kubelet-client"
+
+NODE_ANNOTATION = PREFIX + "node"
+JOIN_UID_ANNOTATION = PREFIX + "join-uid"
+"""On Nodes, bootstrap tokens and in records: the one join they belong to."""
+NODE_UID_ANNOTATION = PREFIX + "node-uid"
+REPLACE_ANNOTATION = PREFIX + "replace"
+SPENT_ANNOTATION = PREFIX + "spent-by"
+"""On a bootstrap token: SHA-256 (hex) of the public key whose request it was spent on."""
+MANAGED_LABEL = PREFIX + "managed"
