@@ -107,12 +107,12 @@ DENIED = {
         CLUSTER,
         "RequesterUnknown",
     ),
-    "bootstrap name without group": (
+    "bootstrap without group": (
         replace(FIRST, groups=("system:authenticated",)),
         CLUSTER,
         "RequesterUnknown",
     ),
-    "bootstrap name with other groups": (
+    "bootstrap with more groups": (
         replace(FIRST, groups=(*BOOTSTRAP_GROUPS, "system:masters")),
         CLUSTER,
         "RequesterUnknown",
@@ -125,7 +125,7 @@ DENIED = {
     "token spent, node replaced": (FIRST, _record(_token(spent_by="k0"), replace=True), "TokenSpent"),
     "token of an earlier join": (FIRST, _record(join_uid="j0"), "TokenSuperseded"),
     "token for another node": (_asks(FIRST, common_name="system:node:w2"), CLUSTER, "TokenForOtherNode"),
-    "token for a control plane user": (
+    "token for an admin": (
         _asks(FIRST, common_name="kubernetes-admin"),
         CLUSTER,
         "TokenForOtherNode",
@@ -196,7 +196,7 @@ def test_approves(request_view: CertificateRequestView, cluster: ClusterView, re
 
 @pytest.mark.parametrize(("request_view", "cluster", "reason"), DENIED.values(), ids=DENIED.keys())
 def test_denies(request_view: CertificateRequestView, cluster: ClusterView, reason: str) -> None:
-    """Anything else of the two signers is denied, with the reason that names the rule, and spends no token."""
+    """Anything else of the two signers is denied, with the rule as its reason, and spends no token."""
     decision = judge(request_view, cluster)
     assert (decision.verb, decision.reason) == ("deny", reason), decision.message
     assert decision.message

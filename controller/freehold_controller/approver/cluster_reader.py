@@ -1,0 +1,166 @@
+"""Fetch what the rules look at for one request, and spend tokens by compare-and-swap.
+
+Knows where admission keeps its objects; judges nothing. Names from a request reach a URL only after they were
+checked to be names.
+"""
+
+import base64
+import binascii
+import calendar
+import json
+import re
+import time
+from typing import Any, Callable, Dict, Mapping, Optional, Union
+
+from freehold_agent.machine.kubernetes_api import KubernetesApi, NotFound
+from freehold_controller.approver.approval_rules import (
+    SIGNERS,
+    CertificateRequestView,
+    ClusterView,
+    NodeRecord,
+    NodeView,
+    Spend,
+    TokenView,
+)
+from freehold_controller.approver.request_parser import Parsed, RequestError, parse
+
+RECORDS = "/api/v1/namespaces/freehold-nodes/configmaps/node-{}"
+TOKENS = "/api/v1/namespaces/kube-system/secrets/bootstrap-token-{}"
+NODES = "/api/v1/nodes/{}"
+
+TOKEN_TYPE = "bootstrap.kubernetes.io/token"  # noqa: S105 - the name of a type
+NODE_ANNOTATION = "freehold.io/node"
+JOIN_UID_ANNOTATION = "freehold.io/join-uid"
+SPENT_ANNOTATION = "freehold.io/spent-by"
+
+_TOKEN_ID = re.compile(r"[a-z0-9]{6}\Z")
+_NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?\Z")
+
+
+def view(request: Mapping[str, Any], now: float) -> CertificateRequestView:
+    """Return what the rules see of a CertificateSigningRequest object; `now` is Unix time in seconds."""
+    spec = request.get("spec") or {}
+    status = request.get("status") or {}
+    signer = str(spec.get("signerName") or "")
+    decided = bool(status.get("certificate")) or any(
+        condition.get("type") in ("Approved", "Denied", "Failed")
+        for condition in status.get("conditions") or ()
+    )
+    created = unix_time(str(request["metadata"].get("creationTimestamp") or ""))
+    content: Union[Parsed, RequestError] = RequestError("not read")
+    if signer in SIGNERS and not decided:
+        content = _content(spec.get("request"))
+    return CertificateRequestView(
+        name=request["metadata"]["name"],
+        signer=signer,
+        username=str(spec.get("username") or ""),
+        groups=tuple(spec.get("groups") or ()),
+        usages=tuple(spec.get("usages") or ()),
+        content=content,
+        decided=decided,
+        age=max(0.0, now - created) if created is not None else 0.0,
+    )
+
+
+class ClusterReader:
+    """The objects in the cluster that a verdict depends on."""
+
+    def __init__(self, api: KubernetesApi, now: Callable[[], float] = time.time) -> None:
+        self._api = api
+        self._now = now
+
+    def snapshot(self, request: CertificateRequestView) -> ClusterView:
+        """Return what the cluster knows about this requester. Raises ApiError, OSError."""
+        tokens: Dict[str, TokenView] = {}
+        token_id = request.token_id
+        name = request.node_name or ""
+        if token_id is not None and _TOKEN_ID.match(token_id):
+            secret = self._get(TOKENS.format(token_id))
+            if secret is not None:
+                tokens[token_id] = self._token(token_id, secret)
+                name = tokens[token_id].node
+        if not _NODE_NAME.match(name):
+            return ClusterView(tokens)
+        node = self._get(NODES.format(name))
+        record = self._get(RECORDS.format(name))
+        return ClusterView(
+            tokens,
+            {} if node is None else {name: _node(node)},
+            {} if record is None else {name: _record(record)},
+        )
+
+    def spend(self, spend: Spend) -> None:
+        """Mark a token as spent for a key. Raises Conflict when it changed since it was judged, NotFound."""
+        metadata = {
+            "resourceVersion": spend.resource_version,
+            "annotations": {SPENT_ANNOTATION: spend.key_sha256},
+        }
+        self._api.merge(TOKENS.format(spend.token_id), {"metadata": metadata})
+
+    def _get(self, path: str) -> Optional[Dict[str, Any]]:
+        try:
+            return self._api.get(path)
+        except NotFound:
+            return None
+
+    def _token(self, token_id: str, secret: Mapping[str, Any]) -> TokenView:
+        metadata = secret["metadata"]
+        annotations = metadata.get("annotations") or {}
+        ours = secret.get("type") == TOKEN_TYPE and not metadata.get("deletionTimestamp")
+        expires = unix_time(_secret_text(secret, "expiration"))
+        return TokenView(
+            token_id=token_id,
+            node=str(annotations.get(NODE_ANNOTATION) or "") if ours else "",
+            join_uid=str(annotations.get(JOIN_UID_ANNOTATION) or ""),
+            expired=expires is None or expires <= self._now(),
+            spent_by=str(annotations.get(SPENT_ANNOTATION) or ""),
+            resource_version=str(metadata.get("resourceVersion") or ""),
+        )
+
+
+def _content(encoded: Any) -> Union[Parsed, RequestError]:
+    try:
+        return parse(base64.b64decode(str(encoded or ""), validate=True))
+    except RequestError as error:
+        return error
+    except binascii.Error:
+        return RequestError("spec.request is not base64")
+
+
+def _node(node: Mapping[str, Any]) -> NodeView:
+    metadata = node["metadata"]
+    info = (node.get("status") or {}).get("nodeInfo") or {}
+    return NodeView(
+        uid=str(metadata.get("uid") or ""),
+        live=bool(info.get("kubeletVersion")),
+        leaving=bool(metadata.get("deletionTimestamp")),
+    )
+
+
+def _record(config_map: Mapping[str, Any]) -> NodeRecord:
+    """Return a node's record; one that cannot be read allows nothing."""
+    try:
+        record = json.loads((config_map.get("data") or {}).get("record") or "")
+        return NodeRecord(
+            addresses=tuple(str(address) for address in record.get("addresses") or ()),
+            join_uid=str(record.get("joinUid") or ""),
+            node_uid=str(record.get("nodeUid") or ""),
+            replace=record.get("replace") is True,
+        )
+    except (ValueError, AttributeError, TypeError):
+        return NodeRecord((), join_uid="unreadable record")
+
+
+def _secret_text(secret: Mapping[str, Any], name: str) -> str:
+    try:
+        return base64.b64decode((secret.get("data") or {}).get(name) or "").decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
+
+
+def unix_time(text: str) -> Optional[float]:
+    """Return an RFC 3339 UTC time in Unix seconds; None when it is not one."""
+    try:
+        return float(calendar.timegm(time.strptime(text[:19] + text[-1:], "%Y-%m-%dT%H:%M:%SZ")))
+    except ValueError:
+        return None
