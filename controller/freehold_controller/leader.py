@@ -1,8 +1,8 @@
 """Leader election by a Lease, with upstream's rules and timings: whoever renews leads, others wait it out.
 
-A lease left by our own identity is ours at once: one process per machine runs, so a restarted controller need
-not wait for itself. Must not know what a leader does. Writes of an old leader that has not noticed yet are made
-harmless elsewhere: every one of them is a compare-and-swap.
+A lease left by our own identity is ours at once: one process per machine runs, so a restarted controller
+need not wait for itself. Must not know what a leader does. Writes of an old leader that has not noticed yet
+are made harmless elsewhere: every one of them is a compare-and-swap.
 """
 
 import datetime
@@ -90,8 +90,8 @@ class Leader:
     ) -> None:
         """Campaign and lead by turns until `stop`; then release.
 
-        `lead(term)` starts the leader's work and returns; the work ends when `term` is set. `beat` is called at
-        each step, as a sign of life.
+        `lead(term)` starts the leader's work and returns; the work ends when `term` is set. `beat` is called
+        at each step, as a sign of life.
         """
         backoff = Backoff(stop)
         while not stop.is_set():
@@ -134,7 +134,7 @@ class Leader:
                 return
 
     def _expired(self, holder: str, spec: Dict[str, Any]) -> bool:
-        """Say whether nothing changed for the lease's duration by our own clock: machines' clocks may differ."""
+        """Say whether nothing changed for the lease's duration by our own clock: clocks may differ."""
         seen = (holder, str(spec.get("renewTime") or ""))
         if seen != self._seen:
             self._seen = seen

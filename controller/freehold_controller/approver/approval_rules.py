@@ -9,6 +9,8 @@ import ipaddress
 from dataclasses import dataclass, field
 from typing import FrozenSet, Mapping, Optional, Tuple, Union
 
+from freehold_bootstrap.identities import NODE_USER_PREFIX, NODES_GROUP
+from freehold_bootstrap.node_record import NodeRecord
 from freehold_controller.approver.request_parser import Parsed, RequestError
 
 CLIENT_SIGNER = "kubernetes.io/kube-apiserver-client-kubelet"
@@ -17,8 +19,6 @@ SIGNERS = (CLIENT_SIGNER, SERVING_SIGNER)
 
 BOOTSTRAP_USER = "system:bootstrap:"
 BOOTSTRAP_GROUP = "system:bootstrappers"
-NODE_USER = "system:node:"
-NODE_GROUP = "system:nodes"
 
 _CLIENT_USAGES = (
     frozenset({"client auth", "digital signature"}),
@@ -61,7 +61,7 @@ class CertificateRequestView:
     @property
     def node_name(self) -> Optional[str]:
         """Name of the node that asks, if one does."""
-        return self.username[len(NODE_USER) :] if self.username.startswith(NODE_USER) else None
+        return self.username[len(NODE_USER_PREFIX) :] if self.username.startswith(NODE_USER_PREFIX) else None
 
 
 @dataclass(frozen=True)
@@ -87,17 +87,6 @@ class NodeView:
     """A kubelet has reported its version there."""
     leaving: bool = False
     """It is being deleted."""
-
-
-@dataclass(frozen=True)
-class NodeRecord:
-    """What admission recorded about a node, where nodes cannot write."""
-
-    addresses: Tuple[str, ...]
-    join_uid: str = ""
-    node_uid: str = ""
-    replace: bool = False
-    """The join was made to take a live node's place."""
 
 
 @dataclass(frozen=True)
@@ -223,18 +212,18 @@ def _serving(request: CertificateRequestView, content: Parsed, cluster: ClusterV
 
 def _requesting_node(request: CertificateRequestView) -> str:
     name = request.node_name
-    if not name or NODE_GROUP not in request.groups:
+    if not name or NODES_GROUP not in request.groups:
         raise _DeniedError("RequesterUnknown", "the requester is neither a node nor a bootstrap token of one")
     return name
 
 
 def _check_subject(content: Parsed, name: str, reason: str) -> None:
-    if content.common_name != NODE_USER + name:
+    if content.common_name != NODE_USER_PREFIX + name:
         raise _DeniedError(
             reason, "the request is for {}, not for node {}".format(_short(content.common_name), name)
         )
-    if content.organizations != (NODE_GROUP,):
-        raise _DeniedError("SubjectNotAllowed", "the organization is not exactly {}".format(NODE_GROUP))
+    if content.organizations != (NODES_GROUP,):
+        raise _DeniedError("SubjectNotAllowed", "the organization is not exactly {}".format(NODES_GROUP))
 
 
 def _check_client_content(request: CertificateRequestView, content: Parsed) -> None:
@@ -266,7 +255,7 @@ def _member(name: str, cluster: ClusterView) -> Tuple[NodeView, NodeRecord]:
     record = cluster.records.get(name)
     if record is None:
         raise _WaitingError("node {} has no record".format(name))
-    if record.node_uid and record.node_uid != node.uid:
+    if record.node_uid != node.uid:
         raise _DeniedError("NodeRemoved", "node {} was removed, and its namesake never admitted".format(name))
     return node, record
 
@@ -286,8 +275,8 @@ def _asked_node(request: CertificateRequestView) -> str:
     """Return the name of the node the request says it is for, to find it in the audit trail."""
     if request.node_name is not None:
         return request.node_name
-    if isinstance(request.content, Parsed) and request.content.common_name.startswith(NODE_USER):
-        return request.content.common_name[len(NODE_USER) :]
+    if isinstance(request.content, Parsed) and request.content.common_name.startswith(NODE_USER_PREFIX):
+        return request.content.common_name[len(NODE_USER_PREFIX) :]
     return ""
 
 

@@ -1,7 +1,7 @@
 """Watch requests for certificates and write the verdicts of `approval_rules`, a few at a time.
 
 A token is spent by one compare-and-swap before its request is approved. So a leader may die between any two
-calls: the next one reads the same facts, finds the token spent for the same key, and comes to the same verdict.
+calls: the next one reads the same facts, finds the token spent for the same key, and judges the same.
 Rights: see `freehold_controller.controller`.
 """
 

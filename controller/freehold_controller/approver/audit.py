@@ -15,7 +15,7 @@ EVENTS = "/api/v1/namespaces/default/events"
 def record(
     api: KubernetesApi, identity: str, request: Mapping[str, Any], decision: Decision, now: float
 ) -> None:
-    """Write the verdict down. Never raises: an audit trail that is down must not stop nodes; the journal has it.
+    """Write the verdict down. Never raises: Events that fail must not stop nodes; the journal has it.
 
     The Event's name follows from request and verdict, so a second leader that repeats one adds nothing.
     """
@@ -29,7 +29,7 @@ def record(
         signer=spec.get("signerName"),
         requester=spec.get("username"),
         reason=decision.reason,
-        message=decision.message,
+        detail=decision.message,
     )
     uid = str(metadata.get("uid") or "")
     name = hashlib.sha256("{} {} {}".format(uid, decision.verb, decision.reason).encode()).hexdigest()[:16]

@@ -7,31 +7,32 @@ checked to be names.
 import base64
 import binascii
 import calendar
-import json
 import re
 import time
 from typing import Any, Callable, Dict, Mapping, Optional, Union
 
 from freehold_agent.machine.kubernetes_api import KubernetesApi, NotFound
+from freehold_bootstrap.identities import (
+    JOIN_UID_ANNOTATION,
+    NODE_ANNOTATION,
+    SPENT_ANNOTATION,
+    TOKEN_NAMESPACE,
+)
+from freehold_bootstrap.node_record import NodeRecord, record_path
 from freehold_controller.approver.approval_rules import (
     SIGNERS,
     CertificateRequestView,
     ClusterView,
-    NodeRecord,
     NodeView,
     Spend,
     TokenView,
 )
 from freehold_controller.approver.request_parser import Parsed, RequestError, parse
 
-RECORDS = "/api/v1/namespaces/freehold-nodes/configmaps/node-{}"
-TOKENS = "/api/v1/namespaces/kube-system/secrets/bootstrap-token-{}"
+TOKENS = "/api/v1/namespaces/" + TOKEN_NAMESPACE + "/secrets/bootstrap-token-{}"
 NODES = "/api/v1/nodes/{}"
 
 TOKEN_TYPE = "bootstrap.kubernetes.io/token"  # noqa: S105 - the name of a type
-NODE_ANNOTATION = "freehold.io/node"
-JOIN_UID_ANNOTATION = "freehold.io/join-uid"
-SPENT_ANNOTATION = "freehold.io/spent-by"
 
 _TOKEN_ID = re.compile(r"[a-z0-9]{6}\Z")
 _NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?\Z")
@@ -82,11 +83,11 @@ class ClusterReader:
         if not _NODE_NAME.match(name):
             return ClusterView(tokens)
         node = self._get(NODES.format(name))
-        record = self._get(RECORDS.format(name))
+        record = self._get(record_path(name))
         return ClusterView(
             tokens,
             {} if node is None else {name: _node(node)},
-            {} if record is None else {name: _record(record)},
+            {} if record is None else _record(record),
         )
 
     def spend(self, spend: Spend) -> None:
@@ -137,18 +138,13 @@ def _node(node: Mapping[str, Any]) -> NodeView:
     )
 
 
-def _record(config_map: Mapping[str, Any]) -> NodeRecord:
-    """Return a node's record; one that cannot be read allows nothing."""
+def _record(config_map: Mapping[str, Any]) -> Dict[str, NodeRecord]:
+    """Return a node's record by its name; one that cannot be read is none, and allows nothing."""
     try:
-        record = json.loads((config_map.get("data") or {}).get("record") or "")
-        return NodeRecord(
-            addresses=tuple(str(address) for address in record.get("addresses") or ()),
-            join_uid=str(record.get("joinUid") or ""),
-            node_uid=str(record.get("nodeUid") or ""),
-            replace=record.get("replace") is True,
-        )
-    except (ValueError, AttributeError, TypeError):
-        return NodeRecord((), join_uid="unreadable record")
+        record = NodeRecord.from_object(config_map)
+    except ValueError:
+        return {}
+    return {record.node: record}
 
 
 def _secret_text(secret: Mapping[str, Any], name: str) -> str:

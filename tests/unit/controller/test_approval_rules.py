@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from freehold_bootstrap.node_record import NodeRecord
 from freehold_controller.approver.approval_rules import (
     CLIENT_SIGNER,
     SERVING_SIGNER,
@@ -12,7 +13,6 @@ from freehold_controller.approver.approval_rules import (
     CertificateRequestView,
     ClusterView,
     Decision,
-    NodeRecord,
     NodeView,
     Spend,
     TokenView,
@@ -29,11 +29,11 @@ CONTENT = Parsed("system:node:w1", ("system:nodes",), "k1")
 SERVING_CONTENT = replace(CONTENT, dns_names=("w1",), addresses=("10.0.0.7", "fd00::7"))
 
 TOKEN = TokenView("abcdef", "w1", "j1", resource_version="77")
-RECORD = NodeRecord(("10.0.0.7", "FD00:0::7", "w1.example"), "j1", "u1")
+RECORD = NodeRecord("w1", ("10.0.0.7", "FD00:0::7", "w1.example"), "j1", "u1")
 CLUSTER = ClusterView(
     {"abcdef": TOKEN},
     {"w1": NodeView("u1", live=False), "w2": NodeView("u2", live=True)},
-    {"w1": RECORD, "w2": NodeRecord(("10.0.0.8",), "j2", "u2")},
+    {"w1": RECORD, "w2": NodeRecord("w2", ("10.0.0.8",), "j2", "u2")},
 )
 LIVE = replace(CLUSTER, nodes={"w1": NodeView("u1", live=True)})
 
@@ -77,7 +77,6 @@ APPROVED = {
     ),
     "renewal": (RENEWAL, LIVE, "NodeRenews"),
     "renewal before the first status": (RENEWAL, CLUSTER, "NodeRenews"),
-    "renewal, record without uid": (RENEWAL, _record(LIVE, node_uid=""), "NodeRenews"),
     "serving": (SERVE, LIVE, "NodeServes"),
     "serving before the first status": (SERVE, CLUSTER, "NodeServes"),
     "serving, name alone": (_asks(SERVE, addresses=()), LIVE, "NodeServes"),
@@ -161,6 +160,7 @@ DENIED = {
     "renewal after removal": (RENEWAL, replace(LIVE, nodes={}), "NodeRemoved"),
     "renewal while leaving": (RENEWAL, _node(leaving=True), "NodeRemoved"),
     "renewal, made again by someone": (RENEWAL, _node(uid="u9"), "NodeRemoved"),
+    "renewal, record without uid": (RENEWAL, _record(LIVE, node_uid=""), "NodeRemoved"),
     "serving for another": (_asks(SERVE, common_name="system:node:w2"), LIVE, "NameOfOtherNode"),
     "serving, another's address": (_asks(SERVE, addresses=("10.0.0.7", "10.0.0.8")), LIVE, "NamesNotAllowed"),
     "serving, mapped address": (_asks(SERVE, addresses=("::ffff:10.0.0.7",)), LIVE, "NamesNotAllowed"),
