@@ -1,0 +1,5 @@
+"""The release bundle: everything a cluster consists of, made once on the operator's machine and kept by digest.
+
+`lock` says what goes in, `sources` make it, `build` runs them, `store` keeps the results, `images` and `zipapps`
+wrap some of them up. Nothing here knows machines, inventories or SSH.
+"""

@@ -1,0 +1,3 @@
+module freehold.invalid/releases/echo
+
+go 1.26.0

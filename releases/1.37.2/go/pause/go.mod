@@ -1,0 +1,3 @@
+module freehold.invalid/releases/pause
+
+go 1.26.0
