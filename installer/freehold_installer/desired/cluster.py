@@ -1,0 +1,80 @@
+"""A control-plane machine as one ordered list of resources.
+
+The order is the start order and, with it, the speed: small files first, then each program as soon as its bytes are
+there. The installer streams artifacts in the same order while the machine converges.
+"""
+
+from freehold_agent.contract import paths
+from freehold_agent.contract.artifacts import ArtifactEntry
+from freehold_agent.contract.resources import Artifact, Link, Resource, Unit
+from freehold_installer.desired import control_plane, dns, etcd, services
+from freehold_installer.desired.control_plane_context import ControlPlaneContext, directory
+
+OWNER = "control"
+"""Name of the record that holds what a control plane made on its machine."""
+
+ROLE = "control-plane"
+
+
+def control_plane_resources(context: ControlPlaneContext) -> list[Resource]:
+    """Return everything that makes this machine a control plane."""
+    prerequisites = [
+        *services.prerequisites(context),
+        *etcd.prerequisites(context),
+        *control_plane.prerequisites(context),
+        *dns.prerequisites(context),
+        *release_links(context),
+    ]
+    steps: list[tuple[tuple[str, ...], list[Resource]]] = [
+        (("freehold-services.pyz",), services.unit(context, "artifacts")),
+        (("etcd",), etcd.unit(context)),
+        (("kube-apiserver",), control_plane.api_server(context)),
+        (
+            ("kube-controller-manager", "kube-scheduler", "coredns"),
+            [
+                *control_plane.controllers(context),
+                *services.unit(context, "controller"),
+                *services.unit(context, "join"),
+                *dns.unit(context),
+            ],
+        ),
+    ]
+    needed = {name for programs, _ in steps for name in programs}
+    # Unit files come before the first unit, so that systemd reads them once.
+    files = [r for _, resources in steps for r in resources if not isinstance(r, Unit)]
+    started: list[Resource] = []
+    for programs, resources in steps:
+        started += [context.manifest.entry(f"bin/{name}").artifact() for name in programs]
+        started += [r for r in resources if isinstance(r, Unit)]
+    rest = [entry.artifact() for entry in entries(context) if entry.name.removeprefix("bin/") not in needed]
+    return [*prerequisites, *files, *started, *rest]
+
+
+def entries(context: ControlPlaneContext) -> list[ArtifactEntry]:
+    """Return the manifest's entries of a control plane."""
+    return context.manifest.for_roles(ROLE)
+
+
+def artifacts_in_order(resources: list[Resource]) -> list[Artifact]:
+    """Return the artifacts of a list, each once, in the order they are needed."""
+    seen: dict[str, Artifact] = {}
+    for resource in resources:
+        if isinstance(resource, Artifact):
+            seen.setdefault(resource.sha256, resource)
+    return list(seen.values())
+
+
+def release_links(context: ControlPlaneContext) -> list[Resource]:
+    """Return the release directory: links into the store, and the link that says which release is in use."""
+    release = f"{paths.RELEASES}/{context.manifest.directory}"
+    folders = sorted({entry.name.partition("/")[0] for entry in entries(context)})
+    return [
+        directory(paths.OPT),
+        directory(paths.STORE.rpartition("/")[0]),
+        directory(paths.STORE),
+        directory(paths.RELEASES),
+        directory(release),
+        *(directory(f"{release}/{folder}") for folder in folders),
+        *(Link(f"{release}/{entry.name}", f"{paths.STORE}/{entry.sha256}") for entry in entries(context)),
+        Link(paths.CURRENT, f"releases/{context.manifest.directory}"),
+    ]

@@ -1,0 +1,112 @@
+"""CoreDNS as a unit on the control plane, and the Service that leads pods to it.
+
+It listens on port 1053 of the machine's own address, for pod and node networks only; freehold-controller keeps
+the EndpointSlice behind the Service.
+"""
+
+import ipaddress
+from typing import Any
+
+from freehold_agent.contract import paths
+from freehold_agent.contract.resources import File, Resource, User
+from freehold_agent.contract.unit_file import service
+from freehold_installer.desired.control_plane_context import ControlPlaneContext, directory
+
+USER = "coredns"
+DIRECTORY = paths.ETC + "/coredns"
+READY_PORT = 8181
+
+
+def prerequisites(context: ControlPlaneContext) -> list[Resource]:
+    """Return CoreDNS's user, credential and Corefile."""
+    return [
+        User(USER, home=DIRECTORY),
+        directory(DIRECTORY),
+        context.pki_file("coredns.crt", f"{DIRECTORY}/client.crt"),
+        context.pki_file("coredns.key", f"{DIRECTORY}/client.key", owner=USER, group=USER),
+        File(f"{DIRECTORY}/Corefile", corefile(context).encode()),
+    ]
+
+
+def unit(context: ControlPlaneContext) -> list[Resource]:
+    """Return CoreDNS's unit."""
+    return service(
+        "coredns",
+        description="CoreDNS, the names of the cluster (freehold)",
+        command=[f"{paths.BIN}/coredns", "-conf", f"{DIRECTORY}/Corefile"],
+        inputs=[
+            context.manifest.entry("bin/coredns").sha256,
+            corefile(context),
+            context.pki("coredns.crt"),
+        ],
+        slice_name=paths.CONTROL_SLICE,
+        unit={"After": "freehold-api-ready.service", "Wants": "freehold-api-ready.service"},
+        service={"User": USER, "NoNewPrivileges": "yes", "LimitNOFILE": "20000", "ProtectHome": "yes"},
+    )
+
+
+def corefile(context: ControlPlaneContext) -> str:
+    """Return the Corefile: cluster names from the API, everything else from the machine's own resolver."""
+    networking = context.inventory.config.networking
+    allowed = [str(networking.pod_cidr), *_networks_of(context)]
+    lines = [
+        f".:{paths.DNS_PORT} {{",
+        f"    bind {context.address}",
+        "    errors",
+        f"    ready {context.address}:{READY_PORT}",
+        "    acl {",
+        f"        allow net {' '.join(allowed)}",
+        "        block",
+        "    }",
+        f"    kubernetes {networking.cluster_domain} in-addr.arpa ip6.arpa {{",
+        f"        endpoint {context.api_server}",
+        f"        tls {DIRECTORY}/client.crt {DIRECTORY}/client.key {paths.CLUSTER_CA}",
+        "        pods disabled",
+        "        fallthrough in-addr.arpa ip6.arpa",
+        "        ttl 30",
+        "    }",
+    ]
+    if context.facts.get("nameservers"):
+        # Read at each start, so a changed resolver of the machine needs only a restart.
+        lines.append(f"    forward . {context.facts.get('resolv_conf') or '/etc/resolv.conf'}")
+    lines += ["    cache 30", "    loadbalance", "}", ""]
+    return "\n".join(lines)
+
+
+def _networks_of(context: ControlPlaneContext) -> list[str]:
+    """Return the networks of the machine's own interfaces and the addresses of all hosts of the inventory."""
+    networks = {"127.0.0.0/8"}
+    for interface in context.facts.get("interfaces", []):
+        for address in interface.get("addresses", []):
+            network = ipaddress.ip_interface(address).network
+            if context.address in {str(ipaddress.ip_interface(a).ip) for a in interface["addresses"]}:
+                networks.add(str(network))
+    for host in context.inventory.hosts.values():
+        networks.add(str(ipaddress.ip_network(host.internal_address)))
+    return sorted(networks)
+
+
+def objects(dns_address: str) -> list[dict[str, Any]]:
+    """Return the Service `kube-dns`; without a selector, because its endpoints are machines."""
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {
+                "name": "kube-dns",
+                "namespace": "kube-system",
+                "labels": {
+                    "k8s-app": "kube-dns",
+                    "kubernetes.io/cluster-service": "true",
+                    "kubernetes.io/name": "CoreDNS",
+                },
+            },
+            "spec": {
+                "clusterIP": dns_address,
+                "ports": [
+                    {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": paths.DNS_PORT},
+                    {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": paths.DNS_PORT},
+                ],
+            },
+        }
+    ]

@@ -1,0 +1,118 @@
+"""The three units of the services zipapp, each with its own user and credential.
+
+freehold-join takes tokens, freehold-artifacts gives files by digest, freehold-controller approves and keeps;
+none can read the CA's key.
+"""
+
+import json
+from typing import Any
+
+from freehold_agent.contract import paths
+from freehold_agent.contract.resources import File, Resource, User
+from freehold_agent.contract.unit_file import service
+from freehold_installer.desired.control_plane_context import ControlPlaneContext, directory
+from freehold_installer.desired.dns import READY_PORT
+
+
+def prerequisites(context: ControlPlaneContext) -> list[Resource]:
+    """Return users, credentials and configuration files of the three services."""
+    resources: list[Resource] = [directory(paths.ETC), directory(paths.STATE, 0o755)]
+    for name, pairs in _PAIRS.items():
+        user = f"freehold-{name}"
+        folder = f"{paths.ETC}/{name}"
+        resources += [User(user, home=folder), directory(folder)]
+        for pair in pairs:
+            resources += [
+                context.pki_file(f"{pair}.crt", f"{folder}/{pair}.crt"),
+                context.pki_file(f"{pair}.key", f"{folder}/{pair}.key", owner=user, group=user),
+            ]
+        resources.append(File(f"{paths.ETC}/{name}.json", _config(context, name)))
+    return resources
+
+
+_PAIRS = {
+    "artifacts": ("freehold-artifacts",),
+    "join": ("freehold-join", "freehold-join-client"),
+    "controller": ("freehold-controller",),
+}
+
+
+def unit(context: ControlPlaneContext, name: str) -> list[Resource]:
+    """Return the unit of `artifacts`, `join` or `controller`."""
+    # The artifact service needs no API and starts first: bytes flow while the API server comes up.
+    after = "network-online.target" if name == "artifacts" else "freehold-api-ready.service"
+    return service(
+        f"freehold-{name}",
+        description=_DESCRIPTIONS[name],
+        command=[
+            "/usr/bin/python3",
+            paths.SERVICES_ZIPAPP,
+            name,
+            "--config",
+            f"{paths.ETC}/{name}.json",
+        ],
+        inputs=[
+            context.manifest.entry("bin/freehold-services.pyz").sha256,
+            _config(context, name),
+            *(context.pki(f"{pair}.crt") for pair in _PAIRS[name]),
+        ],
+        slice_name=paths.CONTROL_SLICE,
+        unit={"After": after, "Wants": after},
+        service={
+            "Type": "notify",
+            "User": f"freehold-{name}",
+            "NoNewPrivileges": "yes",
+            "ProtectHome": "yes",
+            "ProtectSystem": "full",
+            "WatchdogSec": "60",
+        },
+    )
+
+
+_DESCRIPTIONS = {
+    "artifacts": "files of the release by digest (freehold)",
+    "join": "join service: tokens and node documents (freehold)",
+    "controller": "approver, DNS endpoints, node documents (freehold)",
+}
+
+
+def _config(context: ControlPlaneContext, name: str) -> bytes:
+    folder = f"{paths.ETC}/{name}"
+    common: dict[str, Any] = {"ca": paths.CLUSTER_CA}
+    if name == "artifacts":
+        settings = {
+            "listen": context.address,
+            "port": paths.ARTIFACT_PORT,
+            "certificate": f"{folder}/freehold-artifacts.crt",
+            "key": f"{folder}/freehold-artifacts.key",
+            "store": paths.STORE,
+            "digests": sorted(entry.sha256 for entry in context.manifest.for_roles("node")),
+            "transfers": 8,
+        }
+    elif name == "join":
+        settings = {
+            "listen": context.address,
+            "port": paths.JOIN_PORT,
+            "certificate": f"{folder}/freehold-join.crt",
+            "key": f"{folder}/freehold-join.key",
+            "server": context.api_server,
+            "client_certificate": f"{folder}/freehold-join-client.crt",
+            "client_key": f"{folder}/freehold-join-client.key",
+        }
+    else:
+        settings = {
+            "server": context.api_server,
+            "certificate": f"{folder}/freehold-controller.crt",
+            "key": f"{folder}/freehold-controller.key",
+            "identity": context.host.name,
+            "single": len(context.inventory.control_planes) == 1,
+            "dns": [
+                {
+                    "node": host.name,
+                    "address": host.internal_address,
+                    "ready_url": f"http://{host.internal_address}:{READY_PORT}/ready",
+                }
+                for host in context.inventory.control_planes
+            ],
+        }
+    return (json.dumps({**common, **settings}, indent=1, sort_keys=True) + "\n").encode()

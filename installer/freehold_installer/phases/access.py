@@ -1,0 +1,168 @@
+"""What a cluster of ours holds in its API: rights, policies, the DNS Service, metrics-server, the user's manifests.
+
+Reached through the SSH connection of a control plane. The first credential is a short-lived one that is used only to
+create the bindings of the others; everything later is done with those.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import stamina
+import yaml
+
+from freehold_agent.contract import paths
+from freehold_agent.contract.resources import Change
+from freehold_agent.machine.kubernetes_api import ApiError, KubernetesApi, NotFound
+from freehold_bootstrap.cluster_settings import ClusterSettings
+from freehold_bootstrap.identities import NAMESPACE
+from freehold_bootstrap.pki_directory import PkiDirectory
+from freehold_bootstrap.profiles import CertificateRequest
+from freehold_bootstrap.rbac import trust_objects
+from freehold_installer.config import Inventory
+from freehold_installer.desired import dns, metrics_server
+from freehold_installer.desired.objects import differing_paths, key_of_object, path_of
+from freehold_installer.engine.machine import Machine
+from freehold_installer.errors import InputError, StepError
+from freehold_installer.phases import trust
+
+SETTINGS_NAME = "cluster-settings"
+FORBIDDEN = 403
+
+
+def api_of(
+    machine: Machine, address: str, pki: PkiDirectory, request: CertificateRequest, *, certificate: str = ""
+) -> KubernetesApi:
+    """Return a client for the API server on this machine, over its SSH connection, as the given identity.
+
+    `certificate` is a file with certificate and key that is used instead of the stored pair.
+    """
+    host = f"[{address}]" if ":" in address else address
+    return KubernetesApi(
+        f"https://{host}:{paths.API_PORT}",
+        ca_pem=pki.ca_pem(),
+        client_certificate=certificate or pki.certificate_path(request),
+        client_key=None if certificate else pki.key_path(request),
+        connect=lambda: machine.api_socket(address, paths.API_PORT),
+    )
+
+
+@contextlib.contextmanager
+def first_api(machine: Machine, address: str, pki: PkiDirectory) -> Iterator[KubernetesApi]:
+    """Yield a client with the short-lived credential of a new cluster."""
+    with pki.short_lived(trust.INSTALLER_BOOTSTRAP) as certificate:
+        api = api_of(machine, address, pki, trust.INSTALLER_BOOTSTRAP, certificate=certificate)
+        try:
+            yield api
+        finally:
+            api.close()
+
+
+def addon_objects(inventory: Inventory, pki: PkiDirectory, settings: ClusterSettings, image: str) -> list[dict[str, Any]]:
+    """Return everything beside trust: settings of nodes, DNS, metrics-server, the user's manifests.
+
+    Raises InputError for a manifest that is not one.
+    """
+    config = inventory.config
+    objects: list[dict[str, Any]] = [
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": SETTINGS_NAME, "namespace": NAMESPACE},
+            "data": {"settings": json.dumps(settings.to_json(), sort_keys=True)},
+        }
+    ]
+    if config.control_plane.coredns.enabled:
+        objects += dns.objects(str(config.networking.dns_address))
+    if config.deploy.metrics_server.enabled:
+        missing = trust.METRICS_SERVER.name in pki.missing([trust.METRICS_SERVER])
+        pair = None if missing else pki.issued(trust.METRICS_SERVER)
+        objects += metrics_server.objects(
+            image,
+            pki.ca_pem().encode() if pair else b"",
+            pair.certificate_pem if pair else b"",
+            pair.key_pem if pair else b"",
+        )
+    return objects
+
+
+def manifests(inventory: Inventory) -> list[dict[str, Any]]:
+    """Return the objects of the inventory's manifest files. Raises InputError naming file and line."""
+    objects = []
+    for file in inventory.manifests:
+        try:
+            documents = list(yaml.safe_load_all(file.read_text()))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise InputError(f"{file}: not a manifest: {error}") from error
+        for number, document in enumerate(documents, 1):
+            if document is None:
+                continue
+            if not isinstance(document, dict) or not {"apiVersion", "kind", "metadata"} <= set(document):
+                raise InputError(
+                    f"{file}: document {number} is no Kubernetes object (apiVersion, kind and metadata are needed)"
+                )
+            objects.append(document)
+    return objects
+
+
+def all_trust_objects() -> list[dict[str, Any]]:
+    """Return namespace, rights and policies in the order to apply them."""
+    return list(trust_objects())
+
+
+def changes_in(api: KubernetesApi, objects: Sequence[dict[str, Any]]) -> list[tuple[Change, dict[str, Any]]]:
+    """Return which objects are missing or differ, each with what to apply. Writes nothing.
+
+    Raises ApiError, OSError.
+    """
+    found = []
+    for body in objects:
+        key = key_of_object(body)
+        try:
+            live = api.get(path_of(body))
+        except NotFound:
+            found.append((Change(key, "create", None, {}), body))
+            continue
+        differing = differing_paths(body, live)
+        if differing:
+            found.append((Change(key, "update", {"differs": differing}, {}), body))
+    return found
+
+
+def all_created(objects: Sequence[dict[str, Any]]) -> list[Change]:
+    """Return the changes for a cluster that does not exist yet."""
+    return [Change(key_of_object(body), "create", None, {}) for body in objects]
+
+
+def apply(api: KubernetesApi, machine: str, bodies: Sequence[dict[str, Any]]) -> None:
+    """Apply objects in order. A refusal is retried for 3 s: rights just granted take a moment to be known.
+
+    Raises StepError naming the object.
+    """
+    for body in bodies:
+        try:
+            for attempt in stamina.retry_context(
+                on=_not_yet_allowed, attempts=None, timeout=3.0, wait_initial=0.02, wait_max=0.2
+            ):
+                with attempt:
+                    api.apply(path_of(body), body)
+        except (ApiError, OSError) as error:
+            raise StepError(machine, f"apply {key_of_object(body)}", str(error)) from error
+
+
+def is_bound(api: KubernetesApi) -> bool:
+    """Say whether this identity has its rights yet. Raises OSError, ApiError other than a refusal."""
+    try:
+        api.get(f"/api/v1/namespaces/{NAMESPACE}")
+    except NotFound:
+        return True
+    except ApiError as error:
+        if error.status == FORBIDDEN:
+            return False
+        raise
+    return True
+
+
+def _not_yet_allowed(error: Exception) -> bool:
+    return isinstance(error, ApiError) and error.status == FORBIDDEN
