@@ -1,0 +1,1 @@
+"""What drives machines: connections, lanes, journal, lock. It knows nothing of Kubernetes."""

@@ -1,0 +1,175 @@
+"""The protocol with the agent run from memory: JSON lines out, one request in, answers and bytes on demand.
+
+A line with `event: result` ends it well, one with `event: error` badly; `event: missing` asks for the bytes
+of artifacts, `event: need-...` for a secret that must not be part of the request. Others are progress.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from freehold_installer.engine.conversation import Conversation, lines, said
+from freehold_installer.errors import (
+    FreeholdError,
+    InputError,
+    LockedError,
+    StepError,
+    UnfitError,
+    UnreachableError,
+)
+
+BLOCK = 1 << 20
+OnEvent = Callable[[dict[str, Any]], None]
+OnNeed = Callable[[dict[str, Any]], bytes]
+OnMissing = Callable[[Conversation, Sequence[str]], None]
+
+
+class Program:
+    """One run of one verb on one machine."""
+
+    def __init__(self, machine: str, verb: str, on_event: OnEvent | None, on_need: OnNeed | None) -> None:
+        self._machine = machine
+        self._verb = verb
+        self._on_event = on_event
+        self._on_need = on_need
+
+    def drive(
+        self,
+        conversation: Conversation,
+        first: bytes,
+        *,
+        on_missing: OnMissing | None = None,
+        timeout: float,
+    ) -> dict[str, Any]:
+        """Send the first line, follow the conversation to its end, return the result. Closes it.
+
+        Raises StepError, or what the kind of the reported error maps to; timeout in seconds.
+        """
+        import gevent
+
+        senders: list[Any] = []
+        try:
+            with gevent.Timeout(timeout):
+                senders.append(gevent.spawn(_deliver, conversation, first))
+                return self._follow(conversation, on_missing, senders)
+        except gevent.Timeout as error:
+            raise StepError(self._machine, self._verb, f"no end within {timeout:g} s") from error
+        finally:
+            gevent.killall(senders, block=False)
+            conversation.close()
+
+    def _follow(
+        self, conversation: Conversation, on_missing: OnMissing | None, senders: list[Any]
+    ) -> dict[str, Any]:
+        import gevent
+
+        noise = b""
+        for line in lines(conversation):
+            event = _parsed(line)
+            if event is None:
+                noise = line or noise
+                continue
+            kind = event["event"]
+            if kind == "result":
+                conversation.end()
+                result = event.get("result", event)
+                return dict(result)
+            if kind == "error":
+                raise self._error(event)
+            if kind == "missing" and on_missing is not None:
+                senders.append(gevent.spawn(_quiet, on_missing, conversation, event["sha256"]))
+            elif kind.startswith("need-") and self._on_need is not None:
+                conversation.send(self._on_need(event))
+            elif self._on_event is not None:
+                self._on_event(event)
+        code = conversation.finish()
+        for sender in senders:
+            if sender.ready() and isinstance(sender.value, FreeholdError):
+                raise sender.value
+        raise self._ended(code, said(conversation.errors) or said(noise))
+
+    def _error(self, event: Mapping[str, Any]) -> FreeholdError:
+        message = str(event.get("message") or "it did not say why")
+        hint, detail = str(event.get("hint") or ""), str(event.get("detail") or "")
+        kinds: dict[str, type[FreeholdError]] = {
+            "input": InputError,
+            "unfit": UnfitError,
+            "locked": LockedError,
+        }
+        known = kinds.get(str(event.get("kind")))
+        if known is not None:
+            return known(f"{self._machine}: {message}", hint=hint, detail=detail)
+        step = str(event.get("title") or event.get("key") or self._verb)
+        return StepError(self._machine, step, message, hint=hint, detail=detail)
+
+    def _ended(self, code: int, text: str) -> FreeholdError:
+        if text.startswith("sudo:"):
+            return UnreachableError(
+                f"{self._machine}: cannot become root with sudo: {text}",
+                hint="allow sudo without a password for the login user",
+            )
+        if code == 127:
+            return UnfitError(
+                f"{self._machine}: there is no python3: {text}", hint="install it: apt-get install python3"
+            )
+        if code == -1 and not text:
+            return StepError(self._machine, self._verb, "the connection was lost")
+        last = text.splitlines()[-1] if text else f"it ended with exit code {code} and said nothing"
+        return StepError(self._machine, self._verb, last, detail=text)
+
+
+def send_files(files: Sequence[tuple[Path, str, int]], on_progress: Callable[[int, int], None]) -> OnMissing:
+    """Return what answers a `missing` event: the bytes of those files, in the order asked for."""
+    by_digest = {digest: (path, size) for path, digest, size in files}
+
+    def answer(conversation: Conversation, missing: Sequence[str]) -> None:
+        total = sum(by_digest[digest][1] for digest in missing)
+        sent = 0
+        on_progress(0, total)
+        buffer = bytearray(BLOCK)
+        view = memoryview(buffer)
+        for digest in missing:
+            path, size = by_digest[digest]
+            left = size
+            try:
+                with path.open("rb", buffering=0) as file:
+                    while left and (count := file.readinto(view[: min(BLOCK, left)])):
+                        conversation.send(view[:count])
+                        left -= count
+                        sent += count
+                        on_progress(sent, total)
+            except FileNotFoundError:
+                left = size
+            if left:
+                conversation.close()
+                raise InputError(
+                    f"{path.name} of the bundle is missing or too short", hint="freehold bundle verify"
+                )
+
+    return answer
+
+
+def _deliver(conversation: Conversation, data: bytes) -> None:
+    _quiet(lambda: conversation.send(data))
+
+
+def _quiet(work: Callable[..., None], *arguments: Any) -> FreeholdError | None:
+    """Writing to a program that is gone is no error of its own: its last words say what happened."""
+    try:
+        work(*arguments)
+    except FreeholdError as error:
+        return error
+    except (OSError, EOFError):
+        pass
+    return None
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    if not line.startswith(b"{"):
+        return None
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
