@@ -1,0 +1,82 @@
+"""What a node is made of: a pure function from its document and the machine's facts to resources, in order.
+
+Order is speed and safety: small files first (one reload of systemd serves all units), then the programs
+containerd needs, then the rest, the kubelet, and last what needs the kubelet's certificate.
+"""
+
+from typing import Any, List, Mapping, Tuple
+
+from freehold_agent.contract import paths
+from freehold_agent.contract.join_document import JoinDocument
+from freehold_agent.contract.release import (
+    AGENT_ENTRY,
+    current_link,
+    entry_resources,
+    release_directories,
+)
+from freehold_agent.contract.resources import Directory, File, Resource, Unit
+from freehold_agent.desired import agent_unit, containerd, credential, kube_proxy, kubelet, machine, network
+
+ROLE = "node"
+NEEDS_CREDENTIAL = tuple(unit + ".service" for unit in (network.UNIT, kube_proxy.UNIT, agent_unit.UNIT))
+KUBELET_UNIT = kubelet.UNIT + ".service"
+
+
+def desired_node(
+    document: JoinDocument, facts: Mapping[str, Any], credential_ready: bool = True
+) -> List[Resource]:
+    """Return every resource of the node, in the order to make them.
+
+    Without `credential_ready` (the kubelet has no certificate yet) the Units that use it are left out, while
+    their files are in place; the kubelet's Unit is the last resource then.
+    """
+    everything: List[Resource] = [
+        *machine.machine_resources(document, facts),
+        *containerd.containerd_resources(document, facts),
+        *network.network_resources(document, facts),
+        *credential.credential_resources(document),
+        *kube_proxy.kube_proxy_resources(document, facts),
+        *kubelet.kubelet_resources(document, facts),
+        *agent_unit.agent_resources(document, facts),
+    ]
+    files = [resource for resource in everything if not isinstance(resource, Unit)]
+    units = {resource.name: resource for resource in everything if isinstance(resource, Unit)}
+    last = (KUBELET_UNIT, *NEEDS_CREDENTIAL)
+    first, rest = _release(document)
+    link = current_link(document.manifest)
+    # On a machine without a release the link comes early, so that containerd starts while the rest arrives.
+    # Later it moves only once the whole new release is there.
+    fresh = not facts.get("release")
+    resources: List[Resource] = [
+        *_directories(document),
+        File(paths.JOIN_DOCUMENT, document.dumps(), mode=0o600),
+        *files,
+        *first,
+        *([link] if fresh else [*rest, link]),
+        *(unit for name, unit in units.items() if name not in last),
+        *(rest if fresh else []),
+        *machine.service_routes(document, facts),
+        units[KUBELET_UNIT],
+    ]
+    if credential_ready:
+        resources.append(credential.kubelet_kubeconfig_resource(document))
+        resources += [units[name] for name in NEEDS_CREDENTIAL if name in units]
+    return resources
+
+
+def _directories(document: JoinDocument) -> List[Resource]:
+    resources: List[Resource] = [Directory(paths.ETC), Directory(paths.STATE), Directory(paths.KUBERNETES)]
+    if not document.control_plane:
+        # A control plane's own record holds these; a node that leaves must not take them with it.
+        resources += [Directory(paths.PKI), File(paths.CLUSTER_CA, document.ca_pem.encode())]
+    return resources
+
+
+def _release(document: JoinDocument) -> Tuple[List[Resource], List[Resource]]:
+    """Return the release in two parts: what containerd needs, and the rest."""
+    first = release_directories(document.manifest)
+    rest: List[Resource] = []
+    for entry in document.manifest.for_roles(ROLE):
+        early = entry.name.startswith(containerd.early_programs()) or entry.name == AGENT_ENTRY
+        (first if early else rest).extend(entry_resources(document.manifest, entry))
+    return first, rest

@@ -1,0 +1,38 @@
+"""The resident agent itself: its zipapp and its unit."""
+
+from typing import Any, Dict, List, Mapping
+
+from freehold_agent.contract import paths
+from freehold_agent.contract.join_document import JoinDocument
+from freehold_agent.contract.release import AGENT_ENTRY, digests_of
+from freehold_agent.contract.resources import Resource
+from freehold_agent.contract.unit_file import service
+
+UNIT = "freehold-agent"
+WATCHDOG = 300
+"""Seconds without a sign of life until systemd restarts it; one repair takes less."""
+
+
+def agent_resources(document: JoinDocument, facts: Mapping[str, Any]) -> List[Resource]:
+    """Return the unit. The zipapp comes as the manifest entry `freehold-agent.pyz`, like every other file."""
+    settings: Dict[str, Any] = {
+        "Type": "notify",
+        "WatchdogSec": str(WATCHDOG),
+        "ExecReload": "/bin/kill -HUP $MAINPID",
+        # Of the agent only: what it restarts are services of their own.
+        "KillMode": "mixed",
+        "RuntimeDirectory": "freehold",
+        "RuntimeDirectoryPreserve": "yes",
+    }
+    if facts.get("cap_sys_resource"):
+        settings["OOMScoreAdjust"] = "-900"
+    return service(
+        UNIT,
+        description="freehold agent: keeps this node as its document says",
+        command=[facts.get("python_executable", "/usr/bin/python3"), "-I", paths.AGENT_ZIPAPP, "run"],
+        # The document is read again at each round: it is no input.
+        inputs=[digests_of(document.manifest, AGENT_ENTRY)],
+        slice_name=paths.NODE_SLICE,
+        unit={"After": "network.target containerd.service"},
+        service=settings,
+    )
