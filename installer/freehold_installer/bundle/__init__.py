@@ -1,5 +1,5 @@
-"""The release bundle: everything a cluster consists of, made once on the operator's machine and kept by digest.
+"""The release bundle: all that a cluster consists of, made once on the operator's machine and kept by digest.
 
-`lock` says what goes in, `sources` make it, `build` runs them, `store` keeps the results, `images` and `zipapps`
-wrap some of them up. Nothing here knows machines, inventories or SSH.
+`lock` says what goes in, `sources` make it, `build` runs them, `store` keeps the results, `archive` and
+`zipapps` wrap some of them up. Nothing here knows machines, inventories or SSH.
 """

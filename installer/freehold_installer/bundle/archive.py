@@ -1,8 +1,8 @@
 """Container images as OCI image layouts in one tar, made without a container engine.
 
-The same input gives the same bytes: entries sorted, times zero, owner root. Layers stay uncompressed: they are
-read once, from a local disk, and compressors differ between machines. `ctr images import` reads the result. It
-must not know the lock or the store.
+The same input gives the same bytes: entries sorted, times zero, owner root. Layers stay uncompressed: they
+are read once, from a local disk, and compressors differ between machines. `ctr images import` reads the
+result. It must not know the lock or the store.
 """
 
 import hashlib
@@ -48,8 +48,8 @@ def write_image(target: Path, tree: Tree, settings: Settings, scratch: Path) -> 
     layer = scratch / "layer.tar"
     with open(layer, "wb") as stream:
         _write_layer(stream, tree)
-    with open(layer, "rb") as stream:
-        layer_digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    with open(layer, "rb") as content:
+        layer_digest = hashlib.file_digest(content, "sha256").hexdigest()
 
     config = _json({
         "architecture": settings.architecture,

@@ -1,8 +1,8 @@
 """Builds a release's bundle: makes what is not there yet, takes it into the store and writes the manifest.
 
-What was made is recorded under a digest of everything that decides it, so a second build of the same lock only
-reads records. Several builds may run at once: each component has a lock, and who waited finds it made. It must
-not know how a kind of source works.
+What was made is recorded under a digest of everything that decides it, so a second build of the same lock
+only reads records. Several builds may run at once: each component has a lock, and who waited finds it made.
+It must not know how a kind of source works.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ RECIPE = 1
 SOURCES: Mapping[str, Source] = {"go": GoModules(), "debian": DebianPackage()}
 
 Progress = Callable[[str, str, str], None]
-"""component, state (`cached`, `waiting`, `building`, `done`, `failed`), a few words. Called from any thread."""
+"""Component, state (`cached`, `waiting`, `building`, `done`, `failed`), a few words. From any thread."""
 Outputs = Mapping[str, Stored]
 
 
@@ -183,7 +183,7 @@ class _Build:
         finally:
             held.release()
 
-    # --- the two kinds of steps ----------------------------------------------------------------------------------
+    # --- the two kinds of steps ---------------------------------------------------------------------------
 
     def _make_component(self, name: str, scratch: Path) -> Mapping[str, Path]:
         component = self.components[name]
@@ -218,7 +218,7 @@ class _Build:
         write_image(target, tree, settings, scratch)
         return {_image_output(name.removeprefix("image-")): target}
 
-    # --- keys and records ----------------------------------------------------------------------------------------
+    # --- keys and records ---------------------------------------------------------------------------------
 
     def _component_key(self, name: str, component: Component) -> str:
         # Roles and expected times say what happens with the outputs, not what they are.
@@ -233,13 +233,19 @@ class _Build:
         used = sorted(file.output for file in image.files.values() if file.output is not None)
         parts = {name: self.made[name].sha256 for name in used}
         described = image.model_dump(mode="json", exclude={"roles"})
-        return _digest({"recipe": RECIPE, "arch": self.architecture, "image": described, "parts": parts})
+        return self._key({"image": described, "parts": parts})
+
+    def _key(self, decisive: Mapping[str, Any]) -> str:
+        return _digest({"recipe": RECIPE, "arch": self.architecture, **decisive})
 
     def _recorded(self, name: str, key: str) -> Outputs | None:
         record = self.store.read_record(f"{name}-{key[:32]}")
         if record is None or record.get("key") != key:
             return None
-        outputs = {output: Stored(**found) for output, found in record["outputs"].items()}
+        try:
+            outputs = {output: Stored(**found) for output, found in record["outputs"].items()}
+        except (KeyError, TypeError, AttributeError):
+            return None
         return outputs if all(self.store.has(file.sha256, file.size) for file in outputs.values()) else None
 
     def _record(self, name: str, key: str, outputs: Outputs) -> None:

@@ -29,7 +29,7 @@ class _Frozen(BaseModel):
 
 
 class GoSource(_Frozen):
-    """Built with the local Go toolchain from `go/DIRECTORY` beside the lock, whose go.sum proves what was built."""
+    """Built with the local Go toolchain from `go/DIRECTORY` beside the lock; its go.sum is the proof."""
 
     kind: Literal["go"]
     directory: str = ""
@@ -44,7 +44,7 @@ class GoSource(_Frozen):
 
 
 class DebianSource(_Frozen):
-    """A file of a Debian package: from this machine when it is installed here, else through `apt-get download`."""
+    """A file of a Debian package: this machine's if installed, else through `apt-get download`."""
 
     kind: Literal["debian"]
     package: str
@@ -67,7 +67,7 @@ class Component(_Frozen):
     source: Annotated[GoSource | DebianSource, Field(discriminator="kind")]
     outputs: dict[OutputName, Output]
     seconds: float = 5.0
-    """Rough time of a cold build on two cores; orders the builds and weighs the progress bar, nothing else."""
+    """Rough time of a cold build on two cores; only orders the builds and weighs the progress bar."""
 
 
 class ImageFile(_Frozen):
@@ -120,9 +120,7 @@ class Lock(_Frozen):
                     raise ValueError(f"two components yield `{name}`")
                 seen.add(name)
                 if name.startswith(PARTS) == bool(output.roles):
-                    raise ValueError(
-                        f"`{name}`: everything but `{PARTS}...` needs roles, and those have none"
-                    )
+                    raise ValueError(f"`{name}`: all but `{PARTS}...` need roles, and those have none")
         if both := self.components.keys() & {f"image-{name}" for name in self.images}:
             raise ValueError(f"`{min(both)}` names a component and an image")
         for name, image in self.images.items():
@@ -133,7 +131,7 @@ class Lock(_Frozen):
 
 
 def releases_directory() -> Path:
-    """Return where the locks are: in the checkout this package runs from, else inside the installed package."""
+    """Return where the locks are: in the checkout this package runs from, else in the installed package."""
     checkout = Path(__file__).resolve().parents[3]
     if (checkout / "pyproject.toml").is_file() and (checkout / "releases").is_dir():
         return checkout / "releases"
@@ -155,7 +153,7 @@ def newest(directory: Path | None = None) -> str:
 
 
 def load(release: str, directory: Path | None = None) -> Lock:
-    """Return the lock of a release such as `1.37.2`. Raises InputError for an unknown one or a broken lock."""
+    """Return the lock of a release such as `1.37.2`. Raises InputError for an unknown or a broken one."""
     root = directory or releases_directory()
     path = root / release / "lock.yaml"
     try:

@@ -44,7 +44,7 @@ class Store:
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or default_root()
 
-    # --- files -----------------------------------------------------------------------------------------------
+    # --- files --------------------------------------------------------------------------------------------
 
     def path(self, sha256: str) -> Path:
         """Return where the file of that digest is, or would be."""
@@ -82,7 +82,7 @@ class Store:
 
     def _settle(self, source: Path, target: Path) -> None:
         # Executable for all, writable by nobody: kubectl is started from here, and nothing here ever changes.
-        os.chmod(source, 0o555)
+        os.chmod(source, 0o555)  # noqa: S103
         with open(source, "rb") as file:
             os.fsync(file.fileno())
         os.replace(source, target)
@@ -95,7 +95,7 @@ class Store:
         return False
 
     def open_verified(self, entry: ArtifactEntry) -> "VerifiedReader":
-        """Open a file for streaming. Raises BundleError when it is missing; reading does when bytes are wrong."""
+        """Open a file for streaming. Raises BundleError when it is missing; reading does for wrong bytes."""
         try:
             return VerifiedReader(self, entry)
         except OSError as error:
@@ -103,7 +103,7 @@ class Store:
                 f"{entry.name} is missing from the bundle ({self.path(entry.sha256)})", hint=BUILD_HINT
             ) from error
 
-    # --- manifests ---------------------------------------------------------------------------------------------
+    # --- manifests ----------------------------------------------------------------------------------------
 
     def manifest_path(self, release: str, architecture: str) -> Path:
         return self.root / "bundles" / f"{release}-{architecture}" / "manifest.json"
@@ -113,7 +113,7 @@ class Store:
         self.write_json(self.manifest_path(manifest.release, manifest.architecture), manifest.to_json())
 
     def read_manifest(self, release: str, architecture: str) -> Manifest | None:
-        """Return the manifest whether or not its files are there. Raises BundleError when it cannot be read."""
+        """Return the manifest, files there or not. Raises BundleError for one that cannot be read."""
         path = self.manifest_path(release, architecture)
         try:
             return Manifest.from_json(json.loads(path.read_text(encoding="utf-8")))
@@ -125,8 +125,8 @@ class Store:
     def load_manifest(self, release: str, architecture: str) -> Manifest:
         """Return the manifest of a built bundle, all of whose files are there.
 
-        Raises BundleError when it was not built, not completely, or lost files since. Sizes are compared here,
-        digests while streaming (`open_verified`) and by `verify`.
+        Raises BundleError when it was not built, not completely, or lost files since. Sizes are compared
+        here, digests while streaming (`open_verified`) and by `verify`.
         """
         hint = f"freehold bundle build --release {release} --arch {architecture}"
         manifest = self.read_manifest(release, architecture)
@@ -160,7 +160,7 @@ class Store:
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
             return [damage for damage in pool.map(check, manifest.entries) if damage]
 
-    # --- work in progress --------------------------------------------------------------------------------------
+    # --- work in progress ---------------------------------------------------------------------------------
 
     @contextmanager
     def scratch(self, name: str) -> Iterator[Path]:
@@ -174,7 +174,7 @@ class Store:
             shutil.rmtree(directory, ignore_errors=True)
 
     def sweep(self, name: str) -> None:
-        """Remove what killed programs left of `scratch(name)`. Only for the holder of the lock of that name."""
+        """Remove what killed programs left of `scratch(name)`; only for the holder of that name's lock."""
         for leftover in (self.root / "tmp").glob(name + ".*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -218,7 +218,7 @@ class Damage:
 
 
 class VerifiedReader(io.RawIOBase):
-    """Reads a file of the store and raises BundleError at its end when the bytes were not the expected ones."""
+    """Reads a file of the store; raises BundleError at its end when the bytes were not the expected ones."""
 
     def __init__(self, store: Store, entry: ArtifactEntry) -> None:
         self._store = store
@@ -249,8 +249,8 @@ class VerifiedReader(io.RawIOBase):
             return
         self._store.discard(self._entry.sha256)
         raise BundleError(
-            f"{self._entry.name} in the bundle is damaged: its digest should be {self._entry.sha256[:16]}..., "
-            f"is {found[:16]}... ({self._count} of {self._entry.size} bytes); removed",
+            f"{self._entry.name} in the bundle is damaged: its digest must be {self._entry.sha256[:12]}..., "
+            f"is {found[:12]}... ({self._count} of {self._entry.size} bytes); removed",
             hint=BUILD_HINT,
         )
 

@@ -1,7 +1,8 @@
 """The two programs that run on machines, each as one file that any Python 3.9+ can start.
 
-Made from the packages installed here, so what is shipped is what was tested. The same sources give the same
-bytes: sorted, times fixed, stored without compression (compressors differ between machines), no compiled files.
+Made from the packages installed here, so what is shipped is what was tested. The same sources give the
+same bytes: sorted, times fixed, stored without compression (compressors differ between machines), no compiled
+files.
 """
 
 import importlib.util

@@ -39,7 +39,7 @@ class Task:
 
 class Source(Protocol):
     def inputs(self, name: str, component: Component, files: Path) -> Mapping[str, str]:
-        """Return what decides the outputs beside the component's part of the lock: names to digests or versions.
+        """Return what else decides the outputs, beside the component's part of the lock.
 
         Called on every build, also when nothing is to be done: it takes milliseconds.
         """

@@ -69,7 +69,7 @@ class DebianPackage:
             os.path.isfile(o.origin) for o in component.outputs.values()
         ):
             return False
-        # The plain `busybox` has the same path and needs a C library that an image FROM scratch does not have.
+        # The plain `busybox` has the same path and needs a C library that is not in the image.
         done = subprocess.run(
             ["dpkg-query", "-W", "-f", "${db:Status-Status}", source.package],
             capture_output=True, text=True, check=False,

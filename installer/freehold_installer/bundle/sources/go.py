@@ -1,8 +1,8 @@
 """Components built from pinned Go modules with the toolchain of this machine.
 
-The same inputs give the same bytes: paths trimmed, no build id, no version control stamp, and every setting
-that reaches the compiler is given here instead of taken from the user's environment. Where modules are fetched
-from (GOPROXY and friends) stays the user's affair; go.sum says what they must be.
+The same inputs give the same bytes: paths trimmed, no build id, no version control stamp, and every
+setting that reaches the compiler is given here instead of taken from the user's environment. Where modules
+are fetched from (GOPROXY and friends) stays the user's affair; go.sum says what they must be.
 """
 
 import functools
@@ -33,10 +33,11 @@ COMPILER_SETTINGS = {
     "LC_ALL": "C",
 }
 LEFT_OUT = (
-    "GOEXPERIMENT", "GODEBUG", "GOCOVERDIR", "GOENV", "GOBIN", "CGO_CFLAGS", "CGO_CPPFLAGS", "CGO_CXXFLAGS", "CGO_LDFLAGS",
+    "GOEXPERIMENT", "GODEBUG", "GOCOVERDIR", "GOBIN",
+    "CGO_CFLAGS", "CGO_CPPFLAGS", "CGO_CXXFLAGS", "CGO_LDFLAGS",
 )  # fmt: skip
 _NETWORK = re.compile(
-    r"dial tcp|timeout|connection re(set|fused)|TLS handshake|unexpected EOF|: EOF|50[0234] |429 |temporary failure",
+    r"dial tcp|timeout|connection re(set|fused)|TLS handshake|: (unexpected )?EOF|50[0234] |429 |temporary f",
     re.IGNORECASE,
 )
 
@@ -59,7 +60,7 @@ class GoModules:
             return
         if architecture != _go_env("GOHOSTARCH"):
             raise InputError(
-                f"{component.version} of a component that needs a C compiler cannot be built for {architecture} here",
+                f"{_words(component)} needs a C compiler for {architecture}, which is not this machine's",
                 hint=f"run `freehold bundle build` on a machine of architecture {architecture}",
             )
         compiler = os.environ.get("CC", "gcc").split()[0]
@@ -84,7 +85,7 @@ class GoModules:
         environment |= {"GOARCH": task.architecture, "CGO_ENABLED": "1" if source.cgo else "0"}
         ldflags = [*STRIP, *source.ldflags]
         if source.cgo:
-            ldflags += [STATIC[0], STATIC[1], STATIC[2], STATIC[3]]
+            ldflags += STATIC
         arguments = [_go(), "build", "-v", "-trimpath", "-ldflags", " ".join(ldflags)]
         if source.tags:
             arguments += ["-tags", ",".join(source.tags)]
