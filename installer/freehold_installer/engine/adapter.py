@@ -1,10 +1,11 @@
 """The only module that touches pyinfra: one State for all machines, strict host keys, all connected at once.
 
 What pyinfra's interface gets wrong for us is handled here and nowhere else (docs/adr/0002): it swallows
-which host key was offered, asks for passphrases on the terminal, leaves transports open, delays small packets.
+which host key was offered, asks for passphrases on the terminal, leaves transports open, delays packets.
 """
 
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -113,6 +114,8 @@ def _new_state(hosts: Sequence[tuple[str, dict[str, Any]]]) -> Any:
     import pyinfra.api.state
 
     api: Any = pyinfra.api
+    for name in ("pyinfra", "paramiko"):  # they write what we say better, and in the middle of our progress
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     settings = api.config.Config(CONNECT_TIMEOUT=CONNECT_TIMEOUT, FAIL_PERCENT=0)
     return api.state.State(api.inventory.Inventory((list(hosts), {})), settings, check_for_changes=False)
 

@@ -2,8 +2,8 @@
 
 The list of phases is the reading order. Within a lane phases run in that order; before a phase the lane
 waits until each phase it needs has finished on every machine that phase concerns. Where a whole phase is too
-coarse, lanes tell each other by named signals. When a needed phase fails elsewhere, a lane stops as `blocked`,
-which is no failure of its own. No failure is ever lost.
+coarse, lanes tell each other by named signals. When a needed phase fails elsewhere, a lane stops as
+`blocked`, which is no failure of its own. No failure is ever lost.
 """
 
 import contextlib

@@ -113,7 +113,7 @@ class Machine:
         on_need: OnNeed | None = None,
         *,
         timeout: float = 600.0,
-    ) -> dict[str, Any]:
+    ) -> Any:
         """Run the agent's code from memory with this request; return its result.
 
         Every other JSON line it prints goes to `on_event` as it comes; one that needs an answer
@@ -129,18 +129,21 @@ class Machine:
         artifacts: Sequence[tuple[Path, str, int]],
         on_progress: Callable[[int, int], None] | None = None,
         *,
+        titles: Mapping[str, str] | None = None,
         timeout: float = 1800.0,
     ) -> int:
         """Send files (path, SHA-256, bytes), in this order, into the machine's store; what it has is skipped.
 
-        `on_progress` gets bytes sent and bytes to send in all. Returns the bytes sent. The machine verifies
-        every digest. Raises StepError.
+        `titles` maps digests to what people call the files. `on_progress` gets bytes sent and to send in all.
+        Returns the bytes sent. The machine verifies every digest. Raises StepError.
         """
-        request = {
-            "verb": "receive",
-            "artifacts": [{"sha256": digest, "size": size} for _, digest, size in artifacts],
-        }
-        command, first = _program(request)
+        names = titles or {}
+        wanted = [
+            {"sha256": digest, "size": size, "title": names.get(digest, path.name)}
+            for path, digest, size in artifacts
+        ]
+        command, first = _program({"verb": "receive"})
+        first += json_line(wanted)
         carrier = self._as_root(command)
         conversation: Conversation
         if sum(size for _, _, size in artifacts) >= BULK and have_ssh():

@@ -1,7 +1,8 @@
 """The protocol with the agent run from memory: JSON lines out, one request in, answers and bytes on demand.
 
-A line with `event: result` ends it well, one with `event: error` badly; `event: missing` asks for the bytes
-of artifacts, `event: need-...` for a secret that must not be part of the request. Others are progress.
+A line `{"result": ...}` ends it well, `{"error": ...}` badly. Of the events, `missing` asks for the bytes of
+artifacts, `need-...` for a secret that must not be part of the request; `waiting` alone only shows life; all
+others are progress (`freehold_agent.remote` is the other side).
 """
 
 import json
@@ -20,6 +21,7 @@ from freehold_installer.errors import (
 )
 
 BLOCK = 1 << 20
+ALIVE = {"event": "waiting"}
 OnEvent = Callable[[dict[str, Any]], None]
 OnNeed = Callable[[dict[str, Any]], bytes]
 OnMissing = Callable[[Conversation, Sequence[str]], None]
@@ -41,7 +43,7 @@ class Program:
         *,
         on_missing: OnMissing | None = None,
         timeout: float,
-    ) -> dict[str, Any]:
+    ) -> Any:
         """Send the first line, follow the conversation to its end, return the result. Closes it.
 
         Raises StepError, or what the kind of the reported error maps to; timeout in seconds.
@@ -59,9 +61,7 @@ class Program:
             gevent.killall(senders, block=False)
             conversation.close()
 
-    def _follow(
-        self, conversation: Conversation, on_missing: OnMissing | None, senders: list[Any]
-    ) -> dict[str, Any]:
+    def _follow(self, conversation: Conversation, on_missing: OnMissing | None, senders: list[Any]) -> Any:
         import gevent
 
         noise = b""
@@ -70,18 +70,17 @@ class Program:
             if event is None:
                 noise = line or noise
                 continue
-            kind = event["event"]
-            if kind == "result":
+            if "result" in event:
                 conversation.end()
-                result = event.get("result", event)
-                return dict(result)
-            if kind == "error":
-                raise self._error(event)
+                return event["result"]
+            if "error" in event:
+                raise self._error(event["error"])
+            kind = str(event.get("event", ""))
             if kind == "missing" and on_missing is not None:
-                senders.append(gevent.spawn(_quiet, on_missing, conversation, event["sha256"]))
+                senders.append(gevent.spawn(_quiet, on_missing, conversation, event["artifacts"]))
             elif kind.startswith("need-") and self._on_need is not None:
                 conversation.send(self._on_need(event))
-            elif self._on_event is not None:
+            elif self._on_event is not None and event != ALIVE:
                 self._on_event(event)
         code = conversation.finish()
         for sender in senders:
@@ -172,4 +171,4 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         event = json.loads(line)
     except ValueError:
         return None
-    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
+    return event if isinstance(event, dict) else None
