@@ -1,0 +1,199 @@
+"""A machine becomes a node: everything in place first, the credential last, then what needs it.
+
+Both ways in (over SSH and with a join token) call `join`; they differ only in where the document, the
+bootstrap credential and the artifacts come from. It can be run again at any time: with a valid certificate of
+the same node no credential is asked for, and only what differs is done.
+"""
+
+import glob
+import os
+import time
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, List, Mapping, Optional
+
+from freehold_agent.certificate import read_certificate
+from freehold_agent.contract import paths
+from freehold_agent.contract.join_document import BootstrapCredential, DocumentError, JoinDocument
+from freehold_agent.contract.resources import Change, Resource, key_of
+from freehold_agent.converge import Deliverer, Progress, Summary, converge
+from freehold_agent.desired import KUBELET_UNIT, ROLE, desired_node
+from freehold_agent.desired.credential import bootstrap_kubeconfig
+from freehold_agent.desired.machine import interface_of
+from freehold_agent.errors import AgentError, BadRequest, Locked, StepFailed, Unfit
+from freehold_agent.facts import gather
+from freehold_agent.machine import files
+from freehold_agent.machine.lock import LockBusyError, converge_lock
+from freehold_agent.machine.systemd import Systemd, SystemdError
+
+CredentialSource = Callable[[], Optional[BootstrapCredential]]
+"""Asked once, when all else is in place; over SSH it asks the installer."""
+
+POLL = 0.02
+"""Seconds between two looks for the kubelet's certificate."""
+CERTIFICATE_TIMEOUT = 120.0
+"""Seconds until a join without a certificate has failed."""
+STATE_CHECK = 2.0
+"""Seconds between two looks whether the kubelet keeps dying."""
+DEATHS = 8
+"""Restarts of the kubelet after which waiting for its certificate makes no sense."""
+MARGIN = 60.0
+"""Seconds that a certificate must still be valid to count as one."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """What a join does to the machine beside `converge`; tests put their own in its place."""
+
+    facts: Callable[[], Dict[str, Any]] = gather
+    converge: Callable[..., Summary] = converge
+    systemd: Systemd = field(default_factory=Systemd)
+    root: str = ""
+    """Put before the paths of credentials and document."""
+    owner: str = "root"
+    lock: Callable[[], Any] = converge_lock
+    now: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
+
+
+def join(
+    document: JoinDocument,
+    credential_source: CredentialSource,
+    deliver: Deliverer,
+    progress: Progress,
+    *,
+    host: Optional[Host] = None,
+) -> Summary:
+    """Make this machine the node that the document describes, and return what changed.
+
+    Raises BadRequest for a document it cannot act on, Unfit when the machine is not the one meant, StepFailed
+    and DeliveryFailed of `converge`, Locked while another run changes the machine.
+    """
+    host = host or Host()
+    begun = time.monotonic()
+    try:
+        with host.lock():
+            changes = _Join(document, deliver, progress, host).run(credential_source)
+    except LockBusyError as error:
+        raise Locked(str(error), hint="wait for it and try again") from error
+    return Summary(tuple(changes), time.monotonic() - begun)
+
+
+class _Join:
+    def __init__(self, document: JoinDocument, deliver: Deliverer, progress: Progress, host: Host) -> None:
+        self._document = document
+        self._deliver = deliver
+        self._progress = progress
+        self._host = host
+        self._facts = host.facts()
+        check_document(document, self._facts)
+
+    def run(self, credential_source: CredentialSource) -> List[Change]:
+        changes: List[Change] = []
+        if not credential_valid(self._document, self._host.now(), self._host.root):
+            self._forget_credential()
+            resources = desired_node(self._document, self._facts, credential_ready=False)
+            kubelet = "unit:" + KUBELET_UNIT
+            changes += self._converge(
+                resources, [key_of(item) for item in resources if key_of(item) != kubelet]
+            )
+            try:
+                self._bootstrap(credential_source)
+                changes += self._converge(resources, [kubelet])
+                self._await_certificate()
+            finally:
+                # It is used up, or will be asked for anew: no credential outlives the join.
+                files.remove(self._host.root + paths.BOOTSTRAP_KUBECONFIG)
+        changes += self._converge(desired_node(self._document, self._facts), None)
+        files.remove(self._host.root + paths.BOOTSTRAP_KUBECONFIG)
+        return changes
+
+    def _converge(self, resources: List[Resource], only: Optional[List[str]]) -> List[Change]:
+        summary = self._host.converge(resources, ROLE, self._deliver, self._progress, only)
+        return list(summary.changes)
+
+    def _bootstrap(self, credential_source: CredentialSource) -> None:
+        self._progress({"event": "step", "title": "bootstrap credential"})
+        credential = credential_source()
+        if credential is None or not credential.token:
+            raise BadRequest("the node needs a bootstrap credential and was given none")
+        content = bootstrap_kubeconfig(self._document, credential.token)
+        owner = self._host.owner
+        files.write_atomic(self._host.root + paths.BOOTSTRAP_KUBECONFIG, content, 0o600, owner, owner)
+
+    def _await_certificate(self) -> None:
+        self._progress({"event": "step", "title": "certificate"})
+        begun = time.monotonic()
+        checked = begun
+        while not os.path.exists(self._host.root + paths.KUBELET_CLIENT_CERTIFICATE):
+            elapsed = time.monotonic() - begun
+            if elapsed > CERTIFICATE_TIMEOUT:
+                raise self._no_certificate("within {:g} s".format(CERTIFICATE_TIMEOUT))
+            if time.monotonic() - checked > STATE_CHECK:
+                checked = time.monotonic()
+                self._look_at_kubelet()
+            self._host.sleep(POLL)
+
+    def _look_at_kubelet(self) -> None:
+        """Raise StepFailed when the kubelet keeps dying: its journal says more than a timeout."""
+        state = self._host.systemd.show([KUBELET_UNIT], ("ActiveState", "NRestarts")).get(KUBELET_UNIT, {})
+        if int(state.get("NRestarts", "0") or "0") >= DEATHS:
+            raise self._no_certificate("because it does not stay up")
+
+    def _no_certificate(self, why: str) -> AgentError:
+        return StepFailed(
+            "unit:" + KUBELET_UNIT,
+            "the kubelet got no client certificate " + why,
+            hint="is the API server " + self._document.endpoints[0] + " reachable from this machine, "
+            "and does freehold-controller approve requests?",
+            detail=self._host.systemd.journal(KUBELET_UNIT),
+        )
+
+    def _forget_credential(self) -> None:
+        """Remove what a former node or an expired certificate left; a kubelet would go on using it."""
+        try:
+            state = self._host.systemd.show([KUBELET_UNIT], ("ActiveState",)).get(KUBELET_UNIT, {})
+            if state.get("ActiveState", "inactive") not in ("inactive", "failed"):
+                self._host.systemd.stop(KUBELET_UNIT)
+        except SystemdError as error:
+            raise StepFailed("unit:" + KUBELET_UNIT, str(error), detail=error.journal) from error
+        directory = self._host.root + os.path.dirname(paths.KUBELET_CLIENT_CERTIFICATE)
+        for kind in ("kubelet-client-", "kubelet-server-"):
+            for path in sorted(glob.glob(directory + "/" + kind + "*.pem")):
+                files.remove(path)
+        files.remove(self._host.root + paths.KUBELET_KUBECONFIG)
+
+
+def check_document(document: JoinDocument, facts: Mapping[str, Any]) -> None:
+    """Raise BadRequest for a document that lacks what a node needs, Unfit when it is not for this machine."""
+    if not document.addresses or not document.endpoints:
+        raise BadRequest("the join document of {} names no address or no API server".format(document.node))
+    if document.network.flannel and not document.network.node_pod_cidrs:
+        raise BadRequest("the join document of {} has no pod CIDR of the node yet".format(document.node))
+    if interface_of(document.addresses[0], facts) is None:
+        raise Unfit(
+            "no interface of this machine has the address {}".format(document.addresses[0]),
+            hint="correct the host's internalAddress in the inventory",
+        )
+    architecture = facts.get("architecture", "")
+    if document.manifest.architecture != architecture:
+        raise Unfit(
+            "the bundle is for {}, this machine is {}".format(document.manifest.architecture, architecture),
+            hint="build or fetch the bundle of this architecture",
+        )
+
+
+def credential_valid(document: JoinDocument, now: float, root: str = "") -> bool:
+    """Say whether the kubelet's certificate is this very node's and valid for a while yet.
+
+    The document kept on the machine witnesses for which cluster and Node the certificate was given.
+    """
+    try:
+        with open(root + paths.JOIN_DOCUMENT, "rb") as stream:
+            kept = JoinDocument.loads(stream.read())
+        with open(root + paths.KUBELET_CLIENT_CERTIFICATE, "rb") as stream:
+            certificate = read_certificate(stream.read())
+    except (OSError, DocumentError, ValueError):
+        return False
+    same = (kept.ca_pem, kept.node, kept.node_uid) == (document.ca_pem, document.node, document.node_uid)
+    mine = certificate.common_name == "system:node:" + document.node
+    return same and mine and certificate.not_before <= now < certificate.not_after - MARGIN
