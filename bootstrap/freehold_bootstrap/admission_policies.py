@@ -1,0 +1,126 @@
+"""What RBAC cannot say, as ValidatingAdmissionPolicies: inside the API server, fail closed, no webhook."""
+
+import base64
+from typing import Any, Dict, List, Sequence, Tuple
+
+from freehold_bootstrap.identities import (
+    BOOTSTRAPPERS_GROUP,
+    JOIN_USER,
+    MANAGED_LABEL,
+    NAMESPACE,
+    NODES_GROUP,
+    TOKEN_NAMESPACE,
+)
+
+Object = Dict[str, Any]
+Condition = Tuple[str, str]
+
+
+def admission_policies() -> List[Object]:
+    """Return each policy followed by its binding."""
+    objects: List[Object] = []
+    for name, resource, operations, conditions, validations in _POLICIES:
+        objects.append(_policy(name, resource, operations, conditions, validations))
+        objects.append(_binding(name))
+    return objects
+
+
+_POLICIES: Tuple[
+    Tuple[str, Tuple[str, str], Sequence[str], Sequence[Condition], Sequence[Condition]], ...
+] = (
+    (
+        # A removed node keeps a valid certificate for days: without this its kubelet would just come back.
+        # `Forbidden` matters: a kubelet that gets it looks for an existing Node, with `Invalid` it gives up.
+        "freehold-nodes-are-admitted",
+        ("", "nodes"),
+        ["CREATE"],
+        [("by-a-node", "'{}' in request.userInfo.groups".format(NODES_GROUP))],
+        [("false", "Nodes are made by the control plane's admission, never by a kubelet.")],
+    ),
+    (
+        "freehold-nodes-ask-for-their-own-certificates",
+        ("certificates.k8s.io", "certificatesigningrequests"),
+        ["CREATE"],
+        [
+            (
+                "by-a-node",
+                "'{}' in request.userInfo.groups || '{}' in request.userInfo.groups".format(
+                    NODES_GROUP, BOOTSTRAPPERS_GROUP
+                ),
+            )
+        ],
+        [
+            (
+                "object.spec.signerName.matches('^kubernetes.io/(kube-apiserver-client-kubelet|kubelet-serving)$')",
+                "Nodes may ask for kubelet certificates only.",
+            )
+        ],
+    ),
+    (
+        # RBAC lets the join service create and delete Secrets beside those of kube-system's components: this
+        # keeps it to bootstrap tokens, and to those of our group.
+        "freehold-join-writes-tokens-only",
+        ("", "secrets"),
+        ["CREATE", "UPDATE", "DELETE"],
+        [("by-the-join-service", "request.userInfo.username == '{}'".format(JOIN_USER))],
+        [
+            (
+                "(request.operation == 'DELETE' ? oldObject : object).type == "
+                "(request.namespace == '{}' ? 'bootstrap.kubernetes.io/token' : "
+                "request.namespace == '{}' ? 'freehold.io/join-token' : '')".format(
+                    TOKEN_NAMESPACE, NAMESPACE
+                ),
+                "The join service writes join tokens and bootstrap tokens, no other Secret.",
+            ),
+            (
+                "request.operation != 'CREATE' || request.namespace != '{}' || "
+                "('auth-extra-groups' in object.data && string(object.data['auth-extra-groups']) == '{}' "
+                "&& !('usage-bootstrap-signing' in object.data))".format(
+                    # Secrets reach CEL as JSON does: in base64.
+                    TOKEN_NAMESPACE,
+                    base64.b64encode(BOOTSTRAPPERS_GROUP.encode()).decode(),
+                ),
+                "The join service makes bootstrap tokens of its own group only.",
+            ),
+        ],
+    ),
+)
+
+
+def _policy(
+    name: str,
+    resource: Tuple[str, str],
+    operations: Sequence[str],
+    conditions: Sequence[Condition],
+    validations: Sequence[Condition],
+) -> Object:
+    matched = {
+        "apiGroups": [resource[0]],
+        "apiVersions": ["v1"],
+        "operations": list(operations),
+        "resources": [resource[1]],
+        "scope": "*",
+    }
+    return {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": name, "labels": {MANAGED_LABEL: "trust"}},
+        "spec": {
+            "failurePolicy": "Fail",
+            "matchConstraints": {"matchPolicy": "Equivalent", "resourceRules": [matched]},
+            "matchConditions": [{"name": name, "expression": text} for name, text in conditions],
+            "validations": [
+                {"expression": text, "message": message, "reason": "Forbidden"}
+                for text, message in validations
+            ],
+        },
+    }
+
+
+def _binding(name: str) -> Object:
+    return {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": name, "labels": {MANAGED_LABEL: "trust"}},
+        "spec": {"policyName": name, "validationActions": ["Deny"]},
+    }
