@@ -21,25 +21,25 @@ class AgentError(Exception):
         return {"kind": self.kind, "message": self.message, "hint": self.hint, "detail": self.detail}
 
 
-class BadRequest(AgentError):
+class BadRequest(AgentError):  # noqa: N818
     """A request or document that this agent cannot act on."""
 
     kind = "input"
 
 
-class Unfit(AgentError):
+class Unfit(AgentError):  # noqa: N818
     """The machine lacks something that only its owner can provide."""
 
     kind = "unfit"
 
 
-class Locked(AgentError):
+class Locked(AgentError):  # noqa: N818
     """Another run is changing this machine."""
 
     kind = "locked"
 
 
-class StepFailed(AgentError):
+class StepFailed(AgentError):  # noqa: N818
     """A resource could not be brought to its wanted state."""
 
     kind = "step"
@@ -52,7 +52,7 @@ class StepFailed(AgentError):
         return {**super().to_json(), "key": self.key}
 
 
-class DeliveryFailed(AgentError):
+class DeliveryFailed(AgentError):  # noqa: N818
     """An artifact did not reach the store."""
 
     kind = "delivery"

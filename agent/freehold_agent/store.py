@@ -1,7 +1,7 @@
 """The content-addressed store on this machine: how bytes get in, and how we know they are still right.
 
-A file has its final name only after its digest was verified. The hash cache saves reading hundreds of megabytes
-again; an entry is written only once the bytes are durable, so a power cut can never make it lie.
+A file has its final name only after its digest was verified. The hash cache saves reading hundreds of
+megabytes again; an entry is written only once the bytes are durable, so a power cut can never make it lie.
 """
 
 import contextlib
@@ -58,7 +58,7 @@ class HashCache:
             return None
 
     def remember(self, digests: Dict[str, str]) -> None:
-        """Store digests (by path) of files, made durable first. Safe against others doing the same. Raises OSError."""
+        """Make files durable and store their digests (by path); safe against others doing so."""
         if not digests:
             return
         for path in digests:
@@ -134,7 +134,7 @@ class Incoming:
             view = view[written:]
 
     def finish(self, source: str = "") -> str:
-        """Verify and put the file in its place; return its path. Raises DeliveryFailed, DigestMismatch, OSError.
+        """Verify and put the file in its place; return its path. Raises DeliveryFailed, OSError.
 
         It is not durable yet: `HashCache.remember` makes it so.
         """

@@ -9,7 +9,7 @@ from typing import Mapping, Optional, Tuple
 def pinned_context(
     ca_pem: str, client_certificate: Optional[str] = None, client_key: Optional[str] = None
 ) -> ssl.SSLContext:
-    """Return a client context that verifies chain and name against `ca_pem` only. Raises OSError, ssl.SSLError.
+    """Return a client context that verifies chain and name against `ca_pem` only. Raises OSError.
 
     `client_certificate` is the path of a PEM file, with the key in it or in the file `client_key`.
     """

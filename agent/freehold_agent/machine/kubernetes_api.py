@@ -34,11 +34,11 @@ class ApiError(Exception):
         self.message = message
 
 
-class NotFound(ApiError):
+class NotFound(ApiError):  # noqa: N818
     """There is no such object."""
 
 
-class Conflict(ApiError):
+class Conflict(ApiError):  # noqa: N818
     """The object exists already, or changed since it was read."""
 
 
@@ -59,7 +59,7 @@ class KubernetesApi:
         """`server` is `https://host:port`, whose host the certificate must name, also through `connect`.
 
         `client_certificate` is the path of a PEM (with or without the key), read again at each connection, so
-        that rotation is seen. `connect` returns a ready byte stream to use instead of TCP. `timeout` in seconds.
+        that rotation is seen. `connect` returns a ready byte stream instead of TCP. `timeout` in seconds.
         """
         parts = urllib.parse.urlsplit(server)
         if parts.scheme != "https" or not parts.hostname:
@@ -75,10 +75,10 @@ class KubernetesApi:
 
     @classmethod
     def from_kubeconfig(cls, path: str, **options: Any) -> "KubernetesApi":
-        """Return a client for the current context of a kubeconfig written as JSON. Raises OSError, ValueError."""
+        """Return a client for the current context of a JSON kubeconfig. Raises OSError, ValueError."""
         config = read_json(path)
         if not isinstance(config, dict):
-            raise ValueError("no kubeconfig at " + path)
+            raise ValueError("no kubeconfig at " + path)  # noqa: TRY004
         try:
             context = _named(config["contexts"], config["current-context"], "context")
             cluster = _named(config["clusters"], context["cluster"], "cluster")
@@ -112,7 +112,7 @@ class KubernetesApi:
         return self._json("POST", path, obj)
 
     def replace(self, path: str, obj: Mapping[str, Any]) -> Object:
-        """Replace one object. Raises Conflict when its resourceVersion is an older one, NotFound, ApiError."""
+        """Replace one object. Raises Conflict when its resourceVersion is old, NotFound, ApiError."""
         return self._json("PUT", path, obj)
 
     def merge(self, path: str, patch: Mapping[str, Any], subresource: str = "") -> Object:
@@ -197,7 +197,7 @@ class KubernetesApi:
                 connection.close()
                 connection = self._local.connection = None
                 # A kept connection that the server closed meanwhile: once more on a new one. Names of objects
-                # are ours, so a request that did get through shows itself as a conflict, never as a second object.
+                # are ours: a request that did get through shows itself as a conflict, not as a second object.
                 if fresh or not isinstance(error, _STALE):
                     if isinstance(error, http.client.HTTPException):
                         raise ConnectionError("{}: {!r}".format(self._host, error)) from error

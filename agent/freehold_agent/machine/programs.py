@@ -4,7 +4,7 @@ import subprocess
 from typing import Optional, Sequence
 
 
-class ProgramFailed(Exception):
+class ProgramFailed(Exception):  # noqa: N818
     """A program was missing, failed or took too long."""
 
     def __init__(self, command: Sequence[str], status: Optional[int], output: str) -> None:
@@ -28,8 +28,7 @@ def run(
             list(command),
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             timeout=timeout,
             check=False,
         )

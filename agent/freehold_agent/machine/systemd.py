@@ -44,7 +44,7 @@ class Systemd:
         self._run = runner
 
     def show(self, names: Sequence[str], properties: Sequence[str] = OBSERVED) -> Dict[str, Properties]:
-        """Return the properties of each unit, by the name asked for; unknown units have LoadState=not-found."""
+        """Return each unit's properties by the name asked for; unknown ones have LoadState=not-found."""
         if not names:
             return {}
         command = ["systemctl", "show", "--no-pager", "--property=" + ",".join(["Id", *properties]), "--"]
