@@ -1,14 +1,12 @@
 """Where the agent's things are and how it runs programs: one value, so that tests can use another place."""
 
 import contextlib
-import fcntl
-import os
-import time
 from dataclasses import dataclass, field
 from typing import Callable, Iterator
 
 from freehold_agent.contract import paths
 from freehold_agent.errors import Locked
+from freehold_agent.machine.lock import PLACE, LockBusyError, converge_lock
 from freehold_agent.machine.programs import run
 from freehold_agent.machine.systemd import Systemd
 
@@ -26,27 +24,15 @@ class ThisMachine:
     proc: str = "/proc"
     sys: str = "/sys"
     lib: str = "/lib"
+    lock: str = PLACE
 
     @contextlib.contextmanager
     def locked(self, timeout: float = 60.0) -> Iterator[None]:
-        """Hold the right to change this machine. Raises Locked after `timeout` seconds.
-
-        The lock is on systemd's unit directory itself: it exists everywhere, and nothing is written.
-        """
-        descriptor = os.open(self.units, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        deadline = time.monotonic() + timeout
+        """Hold the right to change this machine. Raises Locked after `timeout` seconds."""
         try:
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise Locked(
-                            "another run is changing this machine",
-                            hint="wait for it, or look for a python3 process of freehold there",
-                        ) from None
-                    time.sleep(0.05)
-            yield
-        finally:
-            os.close(descriptor)
+            with converge_lock(timeout, self.lock):
+                yield
+        except LockBusyError as error:
+            raise Locked(
+                str(error), hint="wait for it, or look for a python3 process of freehold there"
+            ) from error

@@ -1,6 +1,7 @@
 """converge and observe, with a pretended systemd and real files in a temporary directory."""
 
 import base64
+import fcntl
 import grp
 import hashlib
 import json
@@ -109,6 +110,7 @@ def machine(tmp_path):
         records=str(tmp_path / "state" / "records"),
         proc=str(tmp_path / "proc"),
         sys=str(tmp_path / "sys"),
+        lock=str(tmp_path),
     )
 
 
@@ -382,7 +384,12 @@ def test_only_the_named_keys_are_touched(machine, tmp_path):
 
 def test_two_runs_at_once_are_refused(machine):
     """The second run is told that another one holds the machine."""
-    with machine.locked(), pytest.raises(Locked), machine.locked(timeout=0.1):
+    other = os.open(machine.lock, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(Locked), machine.locked(timeout=0.1):
+        pass
+    os.close(other)
+    with machine.locked(timeout=0.1):
         pass
 
 
