@@ -11,6 +11,7 @@ import threading
 import traceback
 from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional
 
+from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import BootstrapCredential, DocumentError, JoinDocument
 from freehold_agent.contract.resources import File, Resource, difference, from_json, key_of
 from freehold_agent.errors import AgentError, BadRequest
@@ -85,6 +86,26 @@ def _facts(_request: Dict[str, Any], _stream: BinaryIO, _tell: Tell) -> Any:
     from freehold_agent.facts import gather
 
     return gather()
+
+
+def _look(_request: Dict[str, Any], _stream: BinaryIO, _tell: Tell) -> Any:
+    """Return facts, the document this machine was converged from last (or None) and who has a record here."""
+    from freehold_agent.facts import gather
+    from freehold_agent.records import OWNERS, Record
+
+    try:
+        with open(paths.JOIN_DOCUMENT, "rb") as stream:
+            document = json.loads(stream.read())
+    except (OSError, ValueError):
+        document = None
+    owners = [owner for owner in OWNERS if Record(owner).keys]
+    return {"facts": gather(), "document": document, "owners": owners}
+
+
+def _probe(request: Dict[str, Any], _stream: BinaryIO, _tell: Tell) -> Any:
+    from freehold_agent.probe import probe
+
+    return probe(request)
 
 
 def _observe(request: Dict[str, Any], _stream: BinaryIO, _tell: Tell) -> Any:
@@ -187,6 +208,8 @@ def _leave(_request: Dict[str, Any], _stream: BinaryIO, tell: Tell) -> Any:
 
 VERBS: Dict[str, Verb] = {
     "facts": _facts,
+    "look": _look,
+    "probe": _probe,
     "observe": _observe,
     "plan": _plan,
     "converge": _converge,

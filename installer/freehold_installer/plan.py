@@ -1,4 +1,4 @@
-"""The plan: what apply would change, per machine and in the API, as one value that can be shown, saved and counted.
+"""The plan: what apply would change, per machine and in the API, as one value to show, save and count.
 
 Pure. Contents of secrets never enter it: a secret file is known only by its key.
 """
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from freehold_agent.contract.resources import Change, File, Resource, difference, key_of
+from freehold_agent.contract.resources import Change, File, Resource, key_of
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,9 @@ class Plan:
     @property
     def count(self) -> int:
         return (
-            len(self.objects) + len(self.to_be_issued) + sum(len(machine.changes) for machine in self.machines)
+            len(self.objects)
+            + len(self.to_be_issued)
+            + sum(len(machine.changes) for machine in self.machines)
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -74,28 +76,8 @@ class Plan:
         return body
 
 
-def machine_plan(
-    machine: str,
-    desired: Sequence[Resource],
-    observed: Mapping[str, dict[str, Any] | None],
-    recorded: Iterable[str],
-    current_texts: Mapping[str, str],
-    notes: Sequence[str] = (),
-) -> MachinePlan:
-    """Return the changes of one machine; `current_texts` maps keys of files to what they hold now."""
-    changes = tuple(without_secrets(difference(observed, desired, recorded), desired))
-    files = {key_of(resource): resource for resource in desired if isinstance(resource, File)}
-    contents: dict[str, Content] = {}
-    for change in changes:
-        file = files.get(change.key)
-        if file is None or file.secret:
-            continue
-        contents[change.key] = Content(current_texts.get(change.key, ""), file.content.decode(errors="replace"))
-    return MachinePlan(machine, changes, contents, tuple(notes))
-
-
 def without_secrets(changes: Iterable[Change], desired: Sequence[Resource]) -> list[Change]:
-    """Return the changes with the digests of secret files taken out: a digest of a short secret can be guessed."""
+    """Return the changes without digests of secret files: from a digest a short secret can be guessed."""
     secrets = {key_of(r) for r in desired if isinstance(r, File) and r.secret}
     result = []
     for change in changes:

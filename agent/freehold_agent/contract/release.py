@@ -3,16 +3,28 @@
 Pure. The same function serves control planes and nodes, so that both link one release directory the same way.
 """
 
-from typing import List, Tuple
+from typing import Iterable, List, Tuple
 
 from freehold_agent.contract import paths
 from freehold_agent.contract.artifacts import ArtifactEntry, Manifest
 from freehold_agent.contract.resources import Directory, Link, Resource, digest_of_inputs
 
-AGENT_ENTRY = "freehold-agent.pyz"
-"""Manifest entry of the agent's zipapp; entries without a folder are linked in /opt/freehold itself."""
-SERVICES_ENTRY = "freehold-services.pyz"
+AGENT_ENTRY = "bin/freehold-agent.pyz"
+"""Manifest entry of the agent's zipapp."""
 FOLDERS = ("bin", "cni", "images")
+START_ORDER = (
+    AGENT_ENTRY,
+    "bin/containerd",
+    "bin/containerd-shim-runc-v2",
+    "bin/ctr",
+    "bin/runc",
+    "images/pause.tar",
+    "cni/",
+    "bin/kubelet",
+    "bin/flanneld",
+    "bin/kube-proxy",
+)
+"""A node's files in the order in which it starts them; what is not named comes last."""
 
 
 def release_resources(manifest: Manifest, roles: Tuple[str, ...]) -> List[Resource]:
@@ -21,6 +33,18 @@ def release_resources(manifest: Manifest, roles: Tuple[str, ...]) -> List[Resour
     for entry in manifest.for_roles(*roles):
         resources += entry_resources(manifest, entry)
     return [*resources, current_link(manifest)]
+
+
+def in_start_order(entries: Iterable[ArtifactEntry]) -> List[ArtifactEntry]:
+    """Return a node's files in the order in which it needs them."""
+
+    def place(entry: ArtifactEntry) -> int:
+        for index, name in enumerate(START_ORDER):
+            if entry.name == name or (name.endswith("/") and entry.name.startswith(name)):
+                return index
+        return len(START_ORDER)
+
+    return sorted(entries, key=place)
 
 
 def release_directories(manifest: Manifest) -> List[Resource]:
@@ -32,13 +56,17 @@ def release_directories(manifest: Manifest) -> List[Resource]:
 
 def entry_resources(manifest: Manifest, entry: ArtifactEntry) -> List[Resource]:
     """Return one file of the bundle and the link that gives it its name."""
-    parent = release_directory(manifest) if "/" in entry.name else paths.OPT
-    return [entry.artifact(), Link(parent + "/" + entry.name, paths.STORE + "/" + entry.sha256)]
+    return [entry.artifact(), entry_link(manifest, entry)]
+
+
+def entry_link(manifest: Manifest, entry: ArtifactEntry) -> Link:
+    """Return the link that gives a file of the bundle its name."""
+    return Link(release_directory(manifest) + "/" + entry.name, paths.STORE + "/" + entry.sha256)
 
 
 def current_link(manifest: Manifest) -> Link:
     """Return the link that says which release is in use."""
-    return Link(paths.CURRENT, release_directory(manifest))
+    return Link(paths.CURRENT, "releases/" + manifest.directory)
 
 
 def release_directory(manifest: Manifest) -> str:

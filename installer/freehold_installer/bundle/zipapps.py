@@ -70,9 +70,9 @@ def stored_zipapps(store: Store) -> dict[str, ArtifactEntry]:
     entries = {}
     for name, content in build_zipapps().items():
         stored = store.put_bytes(content)
-        roles = ("control-plane", "node") if name == "agent" else ("control-plane",)
+        roles = ("node",) if name == "agent" else ("control-plane",)
         entries[name] = ArtifactEntry(
-            RECIPES[name].file_name, stored.sha256, stored.size, roles, f"freehold-{name}", __version__
+            f"bin/{RECIPES[name].file_name}", stored.sha256, stored.size, roles, f"freehold-{name}", __version__
         )
     return entries
 

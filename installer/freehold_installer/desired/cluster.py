@@ -4,11 +4,11 @@ The order is the start order and, with it, the speed: small files first, then ea
 there. The installer streams artifacts in the same order while the machine converges.
 """
 
-from freehold_agent.contract import paths
 from freehold_agent.contract.artifacts import ArtifactEntry
-from freehold_agent.contract.resources import Artifact, Link, Resource, Unit
+from freehold_agent.contract.release import current_link, entry_link, release_directories
+from freehold_agent.contract.resources import Artifact, Resource, Unit
 from freehold_installer.desired import control_plane, dns, etcd, services
-from freehold_installer.desired.control_plane_context import ControlPlaneContext, directory
+from freehold_installer.desired.control_plane_context import ControlPlaneContext
 
 OWNER = "control"
 """Name of the record that holds what a control plane made on its machine."""
@@ -66,15 +66,8 @@ def artifacts_in_order(resources: list[Resource]) -> list[Artifact]:
 
 def release_links(context: ControlPlaneContext) -> list[Resource]:
     """Return the release directory: links into the store, and the link that says which release is in use."""
-    release = f"{paths.RELEASES}/{context.manifest.directory}"
-    folders = sorted({entry.name.partition("/")[0] for entry in entries(context)})
     return [
-        directory(paths.OPT),
-        directory(paths.STORE.rpartition("/")[0]),
-        directory(paths.STORE),
-        directory(paths.RELEASES),
-        directory(release),
-        *(directory(f"{release}/{folder}") for folder in folders),
-        *(Link(f"{release}/{entry.name}", f"{paths.STORE}/{entry.sha256}") for entry in entries(context)),
-        Link(paths.CURRENT, f"releases/{context.manifest.directory}"),
+        *release_directories(context.manifest),
+        *(entry_link(context.manifest, entry) for entry in entries(context)),
+        current_link(context.manifest),
     ]

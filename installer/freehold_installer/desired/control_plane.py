@@ -125,7 +125,12 @@ def api_server(context: ControlPlaneContext) -> list[Resource]:
         inputs=[],
         slice_name=paths.CONTROL_SLICE,
         unit={"After": "kube-apiserver.service", "Wants": "kube-apiserver.service"},
-        service={"Type": "oneshot", "RemainAfterExit": "yes", "Restart": "on-failure", "TimeoutStartSec": "300"},
+        service={
+            "Type": "oneshot",
+            "RemainAfterExit": "yes",
+            "Restart": "on-failure",
+            "TimeoutStartSec": "300",
+        },
     )
     return [*unit, *ready]
 
@@ -250,7 +255,10 @@ def _audit_policy() -> dict[str, Any]:
                     {"group": "coordination.k8s.io", "resources": ["leases"]},
                 ],
             },
-            {"level": "None", "nonResourceURLs": ["/livez*", "/readyz*", "/healthz*", "/version", "/openapi/*"]},
+            {
+                "level": "None",
+                "nonResourceURLs": ["/livez*", "/readyz*", "/healthz*", "/version", "/openapi/*"],
+            },
             {
                 "level": "Metadata",
                 "resources": [

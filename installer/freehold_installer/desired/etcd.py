@@ -11,16 +11,15 @@ USER = "etcd"
 
 def prerequisites(context: ControlPlaneContext) -> list[Resource]:
     """Return the user, directories and files that etcd needs before its program is there."""
-    own = {"owner": USER, "group": USER}
     return [
         User(USER, home=paths.ETCD_STATE),
         directory(paths.ETCD_STATE, 0o700, USER, USER),
         directory(PKI),
         context.pki_file("etcd/ca.crt", f"{PKI}/ca.crt"),
         context.pki_file("etcd/server.crt", f"{PKI}/server.crt"),
-        context.pki_file("etcd/server.key", f"{PKI}/server.key", **own),
+        context.pki_file("etcd/server.key", f"{PKI}/server.key", owner=USER, group=USER),
         context.pki_file("etcd/peer.crt", f"{PKI}/peer.crt"),
-        context.pki_file("etcd/peer.key", f"{PKI}/peer.key", **own),
+        context.pki_file("etcd/peer.key", f"{PKI}/peer.key", owner=USER, group=USER),
         context.pki_file("etcd/healthcheck-client.crt", f"{PKI}/healthcheck-client.crt"),
         context.pki_file("etcd/healthcheck-client.key", f"{PKI}/healthcheck-client.key"),
     ]

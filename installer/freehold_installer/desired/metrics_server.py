@@ -99,7 +99,11 @@ def _rights() -> list[dict[str, Any]]:
         },
         _binding("ClusterRoleBinding", f"system:{NAME}", "ClusterRole", f"system:{NAME}", subject),
         _binding(
-            "ClusterRoleBinding", f"{NAME}:system:auth-delegator", "ClusterRole", "system:auth-delegator", subject
+            "ClusterRoleBinding",
+            f"{NAME}:system:auth-delegator",
+            "ClusterRole",
+            "system:auth-delegator",
+            subject,
         ),
         {
             **_binding(

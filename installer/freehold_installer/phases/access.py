@@ -59,7 +59,9 @@ def first_api(machine: Machine, address: str, pki: PkiDirectory) -> Iterator[Kub
             api.close()
 
 
-def addon_objects(inventory: Inventory, pki: PkiDirectory, settings: ClusterSettings, image: str) -> list[dict[str, Any]]:
+def addon_objects(
+    inventory: Inventory, pki: PkiDirectory, settings: ClusterSettings, image: str
+) -> list[dict[str, Any]]:
     """Return everything beside trust: settings of nodes, DNS, metrics-server, the user's manifests.
 
     Raises InputError for a manifest that is not one.

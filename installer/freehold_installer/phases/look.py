@@ -1,0 +1,148 @@
+"""Look at the machines: facts, what freehold has there, and the difference to the inventory. Changes nothing."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from freehold_agent.contract.join_document import DocumentError, JoinDocument
+from freehold_agent.contract.resources import Change, File, key_of, to_json
+from freehold_agent.machine.kubernetes_api import ApiError
+from freehold_bootstrap.pki_directory import PkiDirectory
+from freehold_installer.config import Host
+from freehold_installer.desired import cluster
+from freehold_installer.engine.machine import Machine
+from freehold_installer.engine.run import Run
+from freehold_installer.errors import FreeholdError, UnfitError, joined
+from freehold_installer.phases import access, nodes, preflight, release, trust
+from freehold_installer.phases.cluster_state import ClusterState, Seen
+from freehold_installer.plan import Content, MachinePlan, Plan, without_secrets
+
+
+def look_at(machine: Machine) -> Seen:
+    """Return what one machine says of itself. Raises StepError."""
+    answer = machine.program({"verb": "look"}, timeout=60)
+    try:
+        document = JoinDocument.from_json(answer["document"]) if answer.get("document") else None
+    except DocumentError:
+        # Of another version or damaged: it will be written anew.
+        document = None
+    return Seen(answer["facts"], document, tuple(answer["owners"]))
+
+
+def state_of(run: Run) -> ClusterState:
+    """Connect, look at every machine, refuse those that cannot work. Raises UnfitError, BundleError, ..."""
+    run.connect()
+    seen: Mapping[str, Seen] = run.each(look_at)
+    failures: list[FreeholdError] = []
+    for name, host in run.inventory.hosts.items():
+        found = preflight.problems(run.inventory, host, seen[name].facts, installed=seen[name].installed)
+        failures += [UnfitError(f"{name}: {problem}") for problem in found]
+    if failures:
+        raise joined(failures)
+    architectures = {name: seen[name].facts["architecture"] for name in seen}
+    manifest = release.manifest_for(
+        run.store, run.inventory.config.control_plane.distro.k8s.version, architectures
+    )
+    return ClusterState(run.inventory, PkiDirectory(str(run.state_dir.pki)), manifest, seen)
+
+
+def plan_of(run: Run, state: ClusterState) -> Plan:
+    """Return what apply would do. Writes nothing anywhere."""
+    control = {host.name: host for host in state.inventory.control_planes}
+    node_names = {host.name for host in state.inventory.nodes}
+
+    def one(machine: Machine) -> MachinePlan:
+        host = run.inventory.hosts[machine.name]
+        parts = []
+        if machine.name in control:
+            parts.append(_control_plan(machine, state, host))
+        if machine.name in node_names:
+            parts.append(_node_plan(machine, state, host))
+        return _merged(machine.name, parts, preflight.notes(state.seen[machine.name].facts))
+
+    machines = run.each(one)
+    return Plan(
+        cluster=run.inventory.name,
+        machines=tuple(machines[name] for name in run.inventory.hosts if name in machines),
+        to_be_issued=tuple(trust.to_be_issued(run.inventory, state.pki)),
+        objects=tuple(_object_changes(run, state, tuple(machines.values()))),
+        notes=(*run.inventory.notes, *run.inventory.warnings, _room_for_nodes(state)),
+    )
+
+
+def _control_plan(machine: Machine, state: ClusterState, host: Host) -> MachinePlan:
+    resources = cluster.control_plane_resources(state.context(host))
+    answer = machine.program(
+        {"verb": "plan", "owner": cluster.OWNER, "resources": [to_json(r) for r in resources]}, timeout=120
+    )
+    secret = [r for r in resources if isinstance(r, File) and r.secret]
+    changes = without_secrets([Change.from_json(change) for change in answer["changes"]], secret)
+    hidden = {key_of(r) for r in secret}
+    return MachinePlan(machine.name, tuple(changes), _contents(answer, hidden))
+
+
+def _node_plan(machine: Machine, state: ClusterState, host: Host) -> MachinePlan:
+    document = nodes.expected_document(state, host)
+    answer = machine.program({"verb": "plan", "document": document.to_json()}, timeout=120)
+    hidden = set(answer["secret"])
+    changes = [Change.from_json(change) for change in answer["changes"]]
+    return MachinePlan(
+        machine.name,
+        tuple(change for change in changes if change.key not in hidden)
+        + tuple(Change(c.key, c.action, None, None, c.title) for c in changes if c.key in hidden),
+        _contents(answer, hidden),
+    )
+
+
+def _contents(answer: Mapping[str, Any], hidden: set[str]) -> dict[str, Content]:
+    return {
+        key: Content(text["before"] or "", text["after"] or "")
+        for key, text in answer["texts"].items()
+        if key not in hidden
+    }
+
+
+def _merged(name: str, parts: list[MachinePlan], notes: list[str]) -> MachinePlan:
+    """Return one plan of a machine's roles; what both need is changed once."""
+    changes: dict[str, Change] = {}
+    contents: dict[str, Content] = {}
+    for part in parts:
+        for change in part.changes:
+            changes.setdefault(change.key, change)
+        contents |= part.contents
+    return MachinePlan(name, tuple(changes.values()), contents, tuple(notes))
+
+
+def _object_changes(run: Run, state: ClusterState, machines: tuple[MachinePlan, ...]) -> list[Change]:
+    """Return the changes in the API: all objects when it does not run yet, else those that differ."""
+    objects = [
+        *access.all_trust_objects(),
+        *access.addon_objects(state.inventory, state.pki, state.settings(), state.metrics_server_image),
+        *access.manifests(state.inventory),
+    ]
+    admissions = [
+        Change(f"object:Node {host.name}", "create", None, {})
+        for host in state.inventory.nodes
+        if state.seen[host.name].document is None
+    ]
+    plane = state.inventory.control_planes[0]
+    if "control" not in state.seen[plane.name].owners or trust.to_be_issued(state.inventory, state.pki):
+        return [*access.all_created(objects), *admissions]
+    api = access.api_of(run.machines[plane.name], plane.internal_address, state.pki, trust.ADMIN)
+    try:
+        if not access.is_bound(api):
+            return [*access.all_created(objects), *admissions]
+        return [*(change for change, _ in access.changes_in(api, objects)), *admissions]
+    except (OSError, ApiError):
+        # It is down: apply will start it and look again.
+        down = any(change.key == "unit:kube-apiserver.service" for m in machines for change in m.changes)
+        return [*access.all_created(objects), *admissions] if down else admissions
+    finally:
+        api.close()
+
+
+def _room_for_nodes(state: ClusterState) -> str:
+    networking = state.inventory.config.networking
+    return (
+        f"{networking.pod_cidr} has room for {state.inventory.max_nodes} nodes "
+        f"(/{networking.node_cidr_mask_size} each); {len(state.inventory.nodes)} in the inventory"
+    )

@@ -1,0 +1,76 @@
+"""Status: what each machine and the API say now. Reads only."""
+
+from typing import Any
+
+from freehold_agent.machine.kubernetes_api import ApiError
+from freehold_bootstrap.pki_directory import PkiDirectory
+from freehold_installer.engine.machine import Machine
+from freehold_installer.engine.run import Run
+from freehold_installer.phases import access, trust
+
+UNITS = {
+    "control": (
+        "etcd",
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-scheduler",
+        "coredns",
+        "freehold-artifacts",
+        "freehold-join",
+        "freehold-controller",
+    ),
+    "node": ("containerd", "kubelet", "kube-proxy", "flannel", "freehold-agent"),
+}
+
+
+def status(run: Run) -> dict[str, Any]:
+    """Return `{cluster, machines: {name: {units}}, nodes: [...]}`; a missing answer is null with its reason."""
+    run.connect()
+    nodes = {host.name for host in run.inventory.nodes}
+    planes = {host.name for host in run.inventory.control_planes}
+
+    def units(machine: Machine) -> dict[str, str]:
+        names = [
+            *(UNITS["control"] if machine.name in planes else ()),
+            *(UNITS["node"] if machine.name in nodes else ()),
+        ]
+        output = machine.run(["systemctl", "is-active", *(f"{name}.service" for name in names)])
+        return dict(zip(names, output.text.splitlines(), strict=False))
+
+    machines = run.each(units)
+    listing, reason = _nodes(run)
+    return {
+        "cluster": run.inventory.name,
+        "machines": {name: {"units": found} for name, found in machines.items()},
+        "nodes": listing,
+        "api": reason or "ok",
+    }
+
+
+def _nodes(run: Run) -> tuple[list[dict[str, Any]] | None, str]:
+    plane = run.inventory.control_planes[0]
+    pki = PkiDirectory(str(run.state_dir.pki))
+    if pki.missing([trust.ADMIN]):
+        return None, "no cluster yet: freehold apply"
+    api = access.api_of(run.machines[plane.name], plane.internal_address, pki, trust.ADMIN)
+    try:
+        items = api.list("/api/v1/nodes")["items"]
+    except (ApiError, OSError) as error:
+        return None, f"does not answer: {error}"
+    finally:
+        api.close()
+    return [_row(node) for node in items], ""
+
+
+def _row(node: dict[str, Any]) -> dict[str, Any]:
+    conditions = {c["type"]: c for c in node["status"].get("conditions", [])}
+    ready = conditions.get("Ready", {}).get("status") == "True"
+    addresses = [a["address"] for a in node["status"].get("addresses", []) if a["type"] == "InternalIP"]
+    return {
+        "name": node["metadata"]["name"],
+        "ready": ready,
+        "reason": "" if ready else conditions.get("Ready", {}).get("message", "its kubelet has not reported"),
+        "version": node["status"].get("nodeInfo", {}).get("kubeletVersion", ""),
+        "addresses": addresses,
+        "podCIDRs": node["spec"].get("podCIDRs", []),
+    }
