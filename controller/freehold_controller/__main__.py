@@ -1,4 +1,5 @@
-"""Entry of the control plane's services: `join`, `artifacts` or `controller`, each a unit of its own.
+"""Entry of the control plane's services: `join`, `artifacts` or `controller`, each a unit of its own; and the
+gate `wait-ready`.
 
 Imports only the service that is asked for: the three share a file, not memory.
 """
@@ -39,9 +40,22 @@ SERVICES: Dict[str, Callable[[Mapping[str, Any]], None]] = {
 }
 
 
+def _wait_ready(arguments: Sequence[str]) -> int:
+    from freehold_controller.wait_ready import wait_ready
+
+    try:
+        wait_ready(arguments)
+    except (OSError, TimeoutError) as error:
+        journal.error("the API is not ready", error=str(error))
+        return EXIT_FAILED
+    return 0
+
+
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run one service until it is told to stop; return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["wait-ready"]:
+        return _wait_ready(words[1:])
     if len(words) != 3 or words[0] not in SERVICES or words[1] != "--config":
         journal.error(USAGE)
         return EXIT_INPUT
