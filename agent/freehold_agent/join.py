@@ -5,11 +5,13 @@ bootstrap credential and the artifacts come from. It can be run again at any tim
 the same node no credential is asked for, and only what differs is done.
 """
 
+import contextlib
 import glob
+import json
 import os
 import time
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Mapping, Optional
+from typing import Any, BinaryIO, Callable, Dict, Iterator, List, Mapping, Optional
 
 from freehold_agent.certificate import read_certificate
 from freehold_agent.contract import paths
@@ -21,6 +23,7 @@ from freehold_agent.desired.credential import bootstrap_kubeconfig
 from freehold_agent.desired.machine import interface_of
 from freehold_agent.errors import AgentError, BadRequest, Locked, StepFailed, Unfit
 from freehold_agent.facts import gather
+from freehold_agent.fetch import Fetcher, Waiter
 from freehold_agent.machine import files
 from freehold_agent.machine.lock import LockBusyError, converge_lock
 from freehold_agent.machine.systemd import Systemd, SystemdError
@@ -28,6 +31,7 @@ from freehold_agent.machine.systemd import Systemd, SystemdError
 CredentialSource = Callable[[], Optional[BootstrapCredential]]
 """Asked once, when all else is in place; over SSH it asks the installer."""
 
+LONGEST_LINE = 1 << 16
 POLL = 0.02
 """Seconds between two looks for the kubelet's certificate."""
 CERTIFICATE_TIMEOUT = 120.0
@@ -36,6 +40,8 @@ STATE_CHECK = 2.0
 """Seconds between two looks whether the kubelet keeps dying."""
 DEATHS = 8
 """Restarts of the kubelet after which waiting for its certificate makes no sense."""
+LOCK_TIMEOUT = 300.0
+"""Seconds to wait for another run: a control plane's own may still be receiving its programs."""
 MARGIN = 60.0
 """Seconds that a certificate must still be valid to count as one."""
 
@@ -50,7 +56,7 @@ class Host:
     root: str = ""
     """Put before the paths of credentials and document."""
     owner: str = "root"
-    lock: Callable[[], Any] = converge_lock
+    lock: Callable[..., Any] = converge_lock
     now: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
 
@@ -69,13 +75,72 @@ def join(
     and DeliveryFailed of `converge`, Locked while another run changes the machine.
     """
     host = host or Host()
+    return _alone(host, lambda: _Join(document, deliver, progress, host).run(credential_source))
+
+
+def prepare(
+    document: JoinDocument,
+    deliver: Deliverer,
+    progress: Progress,
+    *,
+    host: Optional[Host] = None,
+) -> Summary:
+    """Bring everything onto the machine that needs no admission: files, programs, containerd, images.
+
+    The document may lack the Node's UID and pod CIDRs; it is not kept. Raises what `join` raises.
+    """
+    host = host or Host()
+    return _alone(host, lambda: _Join(document, deliver, progress, host).prepare())
+
+
+def _alone(host: Host, work: Callable[[], List[Change]]) -> Summary:
     begun = time.monotonic()
     try:
-        with host.lock():
-            changes = _Join(document, deliver, progress, host).run(credential_source)
+        with host.lock(timeout=LOCK_TIMEOUT):
+            changes = work()
     except LockBusyError as error:
         raise Locked(str(error), hint="wait for it and try again") from error
     return Summary(tuple(changes), time.monotonic() - begun)
+
+
+def join_over_stream(request: Mapping[str, Any], stream: BinaryIO, tell: Progress) -> Dict[str, Any]:
+    """Join for a caller at the other end of a stream: the credential is asked for there, as one JSON line."""
+    document = JoinDocument.from_json(request["document"])
+
+    def ask() -> Optional[BootstrapCredential]:
+        tell({"event": "need-credential"})
+        line = stream.readline(LONGEST_LINE)
+        try:
+            return BootstrapCredential.from_json(json.loads(line))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            # The line may hold the credential: it is not quoted, and the cause is not chained.
+            raise BadRequest("the caller's answer is no bootstrap credential") from None
+
+    with _deliverer(request, document, tell) as deliver:
+        return join(document, ask, deliver, tell).to_json()
+
+
+def prepare_over_stream(request: Mapping[str, Any], _stream: BinaryIO, tell: Progress) -> Dict[str, Any]:
+    """Prepare for a caller at the other end of a stream."""
+    document = JoinDocument.from_json(request["document"])
+    with _deliverer(request, document, tell) as deliver:
+        return prepare(document, deliver, tell).to_json()
+
+
+@contextlib.contextmanager
+def _deliverer(request: Mapping[str, Any], document: JoinDocument, tell: Progress) -> Iterator[Deliverer]:
+    """Yield how artifacts come: `wait` for the installer's stream, or `fetch` from the artifact services."""
+    kind = request.get("deliver", "wait" if document.control_plane else "fetch")
+    if kind == "wait":
+        yield Waiter(alive=lambda: tell({"event": "waiting"}))
+        return
+    if kind != "fetch":
+        raise BadRequest("artifacts can be waited for or fetched, not {!r}".format(kind))
+    fetcher = Fetcher(document.artifact_endpoints, document.ca_pem)
+    try:
+        yield fetcher
+    finally:
+        fetcher.close()
 
 
 class _Join:
@@ -85,9 +150,19 @@ class _Join:
         self._progress = progress
         self._host = host
         self._facts = host.facts()
-        check_document(document, self._facts)
+
+    def prepare(self) -> List[Change]:
+        """Do all that needs neither admission nor credential."""
+        check_machine(self._document, self._facts)
+        resources = desired_node(self._document, self._facts, credential_ready=False)
+        later = {"unit:" + KUBELET_UNIT, "file:" + paths.JOIN_DOCUMENT}
+        if not self._document.network.node_pod_cidrs:
+            later.add("file:" + paths.CNI_CONFLIST)
+        return self._converge(resources, [key for key in map(key_of, resources) if key not in later])
 
     def run(self, credential_source: CredentialSource) -> List[Change]:
+        check_machine(self._document, self._facts)
+        check_document(self._document)
         changes: List[Change] = []
         if not credential_valid(self._document, self._host.now(), self._host.root):
             self._forget_credential()
@@ -163,12 +238,18 @@ class _Join:
         files.remove(self._host.root + paths.KUBELET_KUBECONFIG)
 
 
-def check_document(document: JoinDocument, facts: Mapping[str, Any]) -> None:
-    """Raise BadRequest for a document that lacks what a node needs, Unfit when it is not for this machine."""
-    if not document.addresses or not document.endpoints:
-        raise BadRequest("the join document of {} names no address or no API server".format(document.node))
+def check_document(document: JoinDocument) -> None:
+    """Raise BadRequest for a document that admission has not completed."""
+    if not document.node_uid:
+        raise BadRequest("the join document of {} names no Node object".format(document.node))
     if document.network.flannel and not document.network.node_pod_cidrs:
         raise BadRequest("the join document of {} has no pod CIDR of the node yet".format(document.node))
+
+
+def check_machine(document: JoinDocument, facts: Mapping[str, Any]) -> None:
+    """Raise BadRequest for a document that names no place, Unfit when it is not for this machine."""
+    if not document.addresses or not document.endpoints:
+        raise BadRequest("the join document of {} names no address or no API server".format(document.node))
     if interface_of(document.addresses[0], facts) is None:
         raise Unfit(
             "no interface of this machine has the address {}".format(document.addresses[0]),

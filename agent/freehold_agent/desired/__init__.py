@@ -9,9 +9,9 @@ from typing import Any, List, Mapping, Tuple
 from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.contract.release import (
-    AGENT_ENTRY,
     current_link,
     entry_resources,
+    in_start_order,
     release_directories,
 )
 from freehold_agent.contract.resources import Directory, File, Resource, Unit
@@ -20,6 +20,7 @@ from freehold_agent.desired import agent_unit, containerd, credential, kube_prox
 ROLE = "node"
 NEEDS_CREDENTIAL = tuple(unit + ".service" for unit in (network.UNIT, kube_proxy.UNIT, agent_unit.UNIT))
 KUBELET_UNIT = kubelet.UNIT + ".service"
+CONTAINERD_UNIT = containerd.UNIT + ".service"
 
 
 def desired_node(
@@ -53,9 +54,10 @@ def desired_node(
         *files,
         *first,
         *([link] if fresh else [*rest, link]),
-        *(unit for name, unit in units.items() if name not in last),
+        units[CONTAINERD_UNIT],
         *(rest if fresh else []),
         *machine.service_routes(document, facts),
+        *(unit for name, unit in units.items() if name not in (CONTAINERD_UNIT, *last)),
         units[KUBELET_UNIT],
     ]
     if credential_ready:
@@ -69,14 +71,14 @@ def _directories(document: JoinDocument) -> List[Resource]:
     if not document.control_plane:
         # A control plane's own record holds these; a node that leaves must not take them with it.
         resources += [Directory(paths.PKI), File(paths.CLUSTER_CA, document.ca_pem.encode())]
-    return resources
+    return resources + release_directories(document.manifest)
 
 
 def _release(document: JoinDocument) -> Tuple[List[Resource], List[Resource]]:
     """Return the release in two parts: what containerd needs, and the rest."""
-    first = release_directories(document.manifest)
+    first: List[Resource] = []
     rest: List[Resource] = []
-    for entry in document.manifest.for_roles(ROLE):
-        early = entry.name.startswith(containerd.early_programs()) or entry.name == AGENT_ENTRY
+    for entry in in_start_order(document.manifest.for_roles(ROLE)):
+        early = entry.name.startswith(containerd.NEEDED_AT_START)
         (first if early else rest).extend(entry_resources(document.manifest, entry))
     return first, rest

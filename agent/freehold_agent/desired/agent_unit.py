@@ -14,7 +14,7 @@ WATCHDOG = 300
 
 
 def agent_resources(document: JoinDocument, facts: Mapping[str, Any]) -> List[Resource]:
-    """Return the unit. The zipapp comes as the manifest entry `freehold-agent.pyz`, like every other file."""
+    """Return the unit; the zipapp comes with the release like any program."""
     settings: Dict[str, Any] = {
         "Type": "notify",
         "WatchdogSec": str(WATCHDOG),

@@ -5,7 +5,7 @@ pinned: the kubelet's image collection never removes what no registry could brin
 """
 
 import json
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, List, Mapping
 
 from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import JoinDocument
@@ -19,6 +19,8 @@ UNIT = "containerd"
 IMAGES_UNIT = "freehold-images"
 PATH = paths.BIN + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NOFILE = 1048576
+NEEDED_AT_START = ("bin/containerd",)
+"""Prefixes of the bundle's files without which containerd does not start; the others may come later."""
 
 
 def containerd_resources(document: JoinDocument, facts: Mapping[str, Any]) -> List[Resource]:
@@ -155,11 +157,6 @@ def _registry_files(registries: Mapping[str, Any]) -> List[Resource]:
             lines += ["ca = " + _text(directory + "/ca.crt")] if authority else []
         resources.append(File(directory + "/hosts.toml", ("\n".join(lines) + "\n").encode()))
     return resources
-
-
-def early_programs() -> Tuple[str, ...]:
-    """Return the prefixes of bundle files that containerd and the import need: fetched first."""
-    return ("bin/containerd", "bin/ctr", "bin/runc", "images/")
 
 
 def _text(value: str) -> str:
