@@ -4,7 +4,9 @@ Order: YAML with places; the keys, one by one, against the model and the table o
 (pydantic); then, once the types are right, what must hold between the parts.
 """
 
+import difflib
 import os
+import re
 import types
 import typing
 from collections.abc import Collection, Iterator
@@ -57,14 +59,15 @@ def _inventory(source: Source, path: FilePath, releases: Collection[str] | None)
         parsed = InventoryFile.model_validate(data)
     except ValidationError as error:
         known = {(problem.file, problem.key) for problem in source.problems}
-        found = (_translate(source, data, details) for details in error.errors(include_url=False))
+        details = [one for one in error.errors(include_url=False) if not _is_echo(one)]
+        found = (_translate(source, data, one) for one in details)
         rest = [problem for problem in found if (problem.file, problem.key) not in known]
         raise InventoryError([*source.problems, *rest], hint=HINT) from None
     if readable:
         source.problems.extend(
             source.problem(key, said, of_value=True)
             for key, said in checks.findings(parsed, path, releases)
-            if key not in walk.refused
+            if not walk.has_refused(key)
         )
     if source.problems:
         raise InventoryError(source.problems, hint=HINT)
@@ -76,7 +79,7 @@ def _read_config_file(source: Source, path: FilePath) -> None:
     named = source.data.get("config")
     if not isinstance(named, str):
         return
-    shown = os.path.relpath(resolve(named, path)) if not os.path.isabs(named) else named
+    shown = os.path.normpath(os.path.join(os.path.dirname(source.file), os.path.expanduser(named)))
     try:
         other = yaml_source.read(resolve(named, path), shown)
         if not isinstance(other.data, dict):
@@ -101,6 +104,13 @@ class _Walk:
         self.source = source
         self.notes: list[str] = []
         self.refused: set[Path] = set()
+
+    def has_refused(self, path: Path) -> bool:
+        """Whether a finding about `path` would only repeat that it, or its neighbour network, is refused."""
+        network = ("config", "networking")
+        return path in self.refused or (
+            path[:2] == network and any(one[:2] == network for one in self.refused)
+        )
 
     def mapping(self, model: type[BaseModel], data: dict[str, Any], path: Path) -> dict[str, Any]:
         """Return what the model knows of `data`. An empty value (`key:`) counts as left out."""
@@ -210,6 +220,11 @@ def all_keys() -> tuple[str, ...]:
     return tuple(below(InventoryFile, ""))
 
 
+def _is_echo(details: ErrorDetails) -> bool:
+    """Whether this only says that nothing is left of a list whose parts have errors of their own."""
+    return details["type"] == "too_short" and bool(details["input"])
+
+
 def _translate(source: Source, data: Any, details: ErrorDetails) -> Problem:
     """Say in our words what pydantic found."""
     path: Path = tuple(details["loc"])
@@ -228,7 +243,11 @@ def _translate(source: Source, data: Any, details: ErrorDetails) -> Problem:
     if kind == "value_error":
         said = str(details.get("ctx", {}).get("error", details["msg"]))
     elif kind == "literal_error":
-        said = f"expected {details.get('ctx', {}).get('expected')}, found {_shown(found)}"
+        choices = str(details.get("ctx", {}).get("expected"))
+        close = difflib.get_close_matches(str(found), re.findall("'([^']*)'", choices), n=1)
+        said = f"expected {choices}, found {_shown(found)}" + (f"; did you mean {close[0]}?" if close else "")
+    elif kind == "too_short":
+        said = "expected at least one"
     elif expected is not None:
         said = f"expected {expected}, found {_shown(found)}"
         if kind == "string_type":

@@ -11,12 +11,11 @@ Path = tuple[str | int, ...]
 
 
 class InventoryError(InputError):
-    """Everything that is wrong with an inventory and the file it names, in the order of the lines."""
+    """Everything that is wrong with an inventory and the file it names: by file, then in order of the lines."""
 
     def __init__(self, problems: Sequence["Problem"], *, hint: str = "") -> None:
-        self.problems = tuple(
-            sorted(set(problems), key=lambda problem: (problem.line == 0, problem.sort_key))
-        )
+        files = list(dict.fromkeys(problem.file for problem in problems))
+        self.problems = tuple(sorted(set(problems), key=lambda one: (files.index(one.file), one.sort_key)))
         super().__init__("\n".join(str(problem) for problem in self.problems), hint=hint)
 
 
@@ -32,8 +31,8 @@ class Problem:
     """From 1."""
 
     @property
-    def sort_key(self) -> tuple[str, int, int, str, str]:
-        return self.file, self.line, self.column, self.key, self.said
+    def sort_key(self) -> tuple[int, int, str, str]:
+        return self.line, self.column, self.key, self.said
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file

@@ -5,7 +5,7 @@ promise without saying so is refused here, as is one that freehold derives from 
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 _ARGUMENT = re.compile(r"--([a-z0-9][a-z0-9-]*)(?:=(.*))?")
@@ -203,3 +203,11 @@ def _reason(program: str, name: str, value: str) -> str:
     if rule is None:
         rule = next((reason for prefix, reason in _PREFIXES.items() if name.startswith(prefix)), "")
     return rule if isinstance(rule, str) else rule(value)
+
+
+def described() -> Iterator[tuple[str, str, str]]:
+    """Yield program, flag (or `prefix*`) and reason of each refused argument, for the documentation."""
+    tables = {"any": {**_COMMON, **{f"{prefix}*": reason for prefix, reason in _PREFIXES.items()}}, **_OWN}
+    for program, rules in tables.items():
+        for flag, rule in rules.items():
+            yield program, flag, rule if isinstance(rule, str) else "only values that keep the cluster safe"

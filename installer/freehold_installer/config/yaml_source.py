@@ -15,6 +15,7 @@ from freehold_installer.config.problems import InventoryError, Path, Problem, ke
 MAX_BYTES = 1 << 20
 MAX_VALUES = 50_000
 MAX_DEPTH = 60
+_SCALARS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "null", "bool", "int", "float", "timestamp")}
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,7 @@ def parse(content: bytes, shown: str) -> Source:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
-        said = (
-            f"contains the character U+{ord(str(error.character)[:1] or ' '):04X}, which YAML does not allow"
-        )
+        said = f"contains the character U+{error.character:04X}, which YAML does not allow"
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
         raise InventoryError([Problem(shown, said, line=line, column=column)]) from None
     except yaml.MarkedYAMLError as error:
@@ -149,7 +148,7 @@ class _Builder:
             return self._mapping(node, path, inside)
         if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
             return [self.build(item, (*path, index), inside) for index, item in enumerate(node.value)]
-        if isinstance(node, yaml.ScalarNode) and node.tag.startswith("tag:yaml.org,2002:"):
+        if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
             return self._scalar(node, path)
         self._note(path, f"the tag {_tag(node)} is not supported")
         return None
@@ -181,16 +180,12 @@ class _Builder:
 
     def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
         try:
-            value = self.loader.construct_object(node)
+            return self.loader.construct_object(node)
         except (yaml.YAMLError, ValueError, OverflowError, ArithmeticError):
             self._note(
                 path, f'YAML takes this for {_kind(node.tag)} and cannot read it; quote it: "{node.value}"'
             )
             return None
-        if isinstance(value, bytes):
-            self._note(path, f"the tag {_tag(node)} is not supported")
-            return None
-        return value
 
     def _place(self, node: yaml.Node, text: str) -> Place:
         return Place(self.source.file, node.start_mark.line + 1, node.start_mark.column + 1, text)
