@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from . import inventory, places, podman
 from .containers import ContainerMachines
 from .errors import LabError
-from .shape import Lab, lab_from
+from .shape import DEFAULT_NAME, Lab, lab_from
 from .virtual_machines import VirtualMachines
 
 _ABOUT = """\
 Machines to try freehold on. By default three (cp1, w1, w2): containers that run systemd and sshd, on a
 network of their own without a way out.
 
-  vagrant/lab up          makes or revives them and writes inventories/generated/freehold-lab.yaml
+  vagrant/lab up          makes or revives them and writes inventories/generated/lab.yaml
   vagrant/lab ssh cp1     opens a shell
   vagrant/lab destroy     removes them, their disks and their network
 """
@@ -122,7 +122,7 @@ def _show_machines(lab: Lab) -> int:
         "subnet": lab.subnet,
         "image": podman.image(),
         "key": places.key(),
-        "inventory": places.inventory(lab.name),
+        "inventory": places.inventory(lab.name, DEFAULT_NAME),
         "machines": [
             {
                 "name": machine.name,

@@ -47,7 +47,7 @@ def write(lab: Lab, host_keys: Mapping[str, str]) -> str:
         f"# Written by `vagrant/lab up` for the lab {lab.name} ({lab.shape}) from inventories/lab.yaml; do not edit.\n"
         + yaml.safe_dump(content, sort_keys=False, default_flow_style=False, width=1000)
     )
-    path = places.inventory(lab.name)
+    path = places.inventory(lab.name, DEFAULT_NAME)
     if _read(path) != text:
         _replace(path, text)
     return path
@@ -55,13 +55,13 @@ def write(lab: Lab, host_keys: Mapping[str, str]) -> str:
 
 def host_key(lab: Lab, name: str) -> str:
     """Return the host key (`TYPE BASE64`) that the generated inventory holds for a machine, or ''."""
-    hosts = (_yaml().safe_load(_read(places.inventory(lab.name))) or {}).get("hosts") or {}
+    hosts = (_yaml().safe_load(_read(places.inventory(lab.name, DEFAULT_NAME))) or {}).get("hosts") or {}
     return str(hosts.get(name, {}).get("hostKey", ""))
 
 
 def remove(lab: Lab) -> None:
     """Remove the lab's inventory."""
-    path = places.inventory(lab.name)
+    path = places.inventory(lab.name, DEFAULT_NAME)
     if os.path.exists(path):
         os.unlink(path)
 

@@ -29,9 +29,9 @@ def key() -> str:
     return os.path.join(cache(), "ssh", "id_ed25519")
 
 
-def inventory(lab: str) -> str:
-    """Return the path of the inventory that `up` writes for this lab."""
-    return os.path.join(CHECKOUT, "inventories", "generated", f"{lab}.yaml")
+def inventory(lab: str, default: str) -> str:
+    """Return the path of the inventory that `up` writes for this lab; the default lab's bears the committed one's name."""
+    return os.path.join(CHECKOUT, "inventories", "generated", "lab.yaml" if lab == default else f"{lab}.yaml")
 
 
 def vagrant_state(lab: str, default: str) -> str:
