@@ -119,7 +119,7 @@ class Store:
             return Manifest.from_json(json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"{path} cannot be read: {error}", hint=BUILD_HINT) from error
 
     def load_manifest(self, release: str, architecture: str) -> Manifest:

@@ -51,13 +51,12 @@ RECIPES: Mapping[str, Recipe] = {
 }
 
 
-@cache
 def build_zipapps(destination: Path | None = None) -> Mapping[str, bytes]:
     """Return the zipapps as `agent` and `services`; with a destination, write them there too.
 
     Raises InputError when a package is not installed as plain files.
     """
-    built = {name: zipapp(recipe) for name, recipe in RECIPES.items()}
+    built = _built()
     if destination is not None:
         destination.mkdir(parents=True, exist_ok=True)
         for name, content in built.items():
@@ -72,9 +71,19 @@ def stored_zipapps(store: Store) -> dict[str, ArtifactEntry]:
         stored = store.put_bytes(content)
         roles = ("node",) if name == "agent" else ("control-plane",)
         entries[name] = ArtifactEntry(
-            f"bin/{RECIPES[name].file_name}", stored.sha256, stored.size, roles, f"freehold-{name}", __version__
+            f"bin/{RECIPES[name].file_name}",
+            stored.sha256,
+            stored.size,
+            roles,
+            f"freehold-{name}",
+            __version__,
         )
     return entries
+
+
+@cache
+def _built() -> Mapping[str, bytes]:
+    return {name: zipapp(recipe) for name, recipe in RECIPES.items()}
 
 
 def zipapp(recipe: Recipe) -> bytes:

@@ -16,9 +16,7 @@ app = typer.Typer(
 ReleaseOption = Annotated[str, typer.Option(help="Kubernetes version; default: the newest that is known.")]
 ArchOption = Annotated[str, typer.Option("--arch", help="amd64 or arm64; default: this machine's.")]
 OutputOption = Annotated[Literal["text", "json"], typer.Option(help="What is printed on standard output.")]
-TestsOption = Annotated[
-    bool, typer.Option("--tests/--without-tests", help="Also what freehold's tests use.")
-]
+TestsOption = Annotated[bool, typer.Option("--tests/--without-tests", help="Also what freehold's tests use.")]
 
 
 @app.command()
