@@ -8,10 +8,10 @@ Rights it needs, and no more (its role is in `freehold_bootstrap.rbac`):
 | certificates.k8s.io | certificatesigningrequests/approval | update | cluster |
 | certificates.k8s.io | signers `kubernetes.io/kube-apiserver-client-kubelet`, `kubernetes.io/kubelet-serving` | approve | cluster |
 | (core) | nodes | get list | cluster |
-| (core) | secrets | get patch | kube-system (bootstrap tokens; names cannot be matched by prefix) |
+| (core) | secrets | get update | kube-system (bootstrap tokens; names cannot be matched by prefix) |
 | (core) | configmaps | get list watch create update | freehold-nodes |
 | (core) | events | create | default |
-| coordination.k8s.io | leases `freehold-controller` | get update (create without a name) | kube-system |
+| coordination.k8s.io | leases | get create update | freehold-nodes |
 | discovery.k8s.io | endpointslices | get create patch | kube-system |
 """  # noqa: E501 a table
 

@@ -12,6 +12,7 @@ from threading import Event
 from typing import Any, Callable, Dict, Optional, Tuple
 
 from freehold_agent.machine.kubernetes_api import ApiError, Conflict, KubernetesApi, NotFound
+from freehold_bootstrap.identities import NAMESPACE
 from freehold_controller import journal
 from freehold_controller.backoff import Backoff
 
@@ -38,7 +39,7 @@ class Leader:
         identity: str,
         *,
         name: str = "freehold-controller",
-        namespace: str = "kube-system",
+        namespace: str = NAMESPACE,
         timings: Optional[Timings] = None,
         single: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -93,7 +94,7 @@ class Leader:
         `lead(term)` starts the leader's work and returns; the work ends when `term` is set. `beat` is called
         at each step, as a sign of life.
         """
-        backoff = Backoff(stop)
+        backoff = Backoff(stop, longest=0.5)  # a first node may be waiting for us
         while not stop.is_set():
             beat()
             try:

@@ -1,7 +1,7 @@
 """Write all nodes' documents anew when the cluster's settings change.
 
 The installer writes the settings as a ConfigMap; a new node's document is written by its admission. Each
-document that says anything new gets the next generation, which its agent sees by long poll. Judges no settings.
+document that says anything new gets the next generation, which its agent sees by long poll. Judges nothing.
 """
 
 import json

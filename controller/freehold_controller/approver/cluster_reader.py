@@ -89,11 +89,11 @@ class ClusterReader:
 
     def spend(self, spend: Spend) -> None:
         """Mark a token as spent for a key. Raises Conflict when it changed since it was judged, NotFound."""
-        metadata = {
-            "resourceVersion": spend.resource_version,
-            "annotations": {SPENT_ANNOTATION: spend.key_sha256},
-        }
-        self._api.merge(bootstrap_token_path(spend.token_id), {"metadata": metadata})
+        path = bootstrap_token_path(spend.token_id)
+        secret = self._api.get(path)
+        secret["metadata"]["resourceVersion"] = spend.resource_version
+        secret["metadata"].setdefault("annotations", {})[SPENT_ANNOTATION] = spend.key_sha256
+        self._api.replace(path, secret)
 
     def _get(self, path: str) -> Optional[Dict[str, Any]]:
         try:
@@ -124,7 +124,7 @@ def _record(config_map: Mapping[str, Any]) -> Dict[str, NodeRecord]:
     """Return a node's record by its name; one that cannot be read is none, and allows nothing."""
     try:
         record = NodeRecord.from_object(config_map)
-    except ValueError:
+    except (ValueError, AttributeError):
         return {}
     return {record.node: record}
 
