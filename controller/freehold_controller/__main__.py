@@ -8,7 +8,7 @@ import json
 import sys
 from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 
-from freehold_controller import journal
+from freehold_bootstrap import journal
 
 USAGE = "usage: freehold-services (join|artifacts|controller) --config FILE"
 EXIT_FAILED = 1

@@ -23,7 +23,7 @@ from typing import Any, Callable, Dict, Mapping, Optional
 
 from freehold_agent.machine import systemd
 from freehold_agent.machine.kubernetes_api import KubernetesApi
-from freehold_controller import journal
+from freehold_bootstrap import journal
 from freehold_controller.approver.approver import Approver
 from freehold_controller.config import ControllerConfig
 from freehold_controller.dns_endpoints import DnsEndpoints

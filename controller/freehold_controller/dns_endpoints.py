@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from freehold_agent.contract.paths import DNS_PORT
 from freehold_agent.machine.kubernetes_api import ApiError, KubernetesApi, NotFound
-from freehold_controller import journal
+from freehold_bootstrap import journal
 
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices"
 SERVICE = "kube-dns"

@@ -12,8 +12,8 @@ from threading import Event
 from typing import Any, Callable, Dict, Optional, Tuple
 
 from freehold_agent.machine.kubernetes_api import ApiError, Conflict, KubernetesApi, NotFound
+from freehold_bootstrap import journal
 from freehold_bootstrap.identities import NAMESPACE
-from freehold_controller import journal
 from freehold_controller.backoff import Backoff
 
 _COLLECTION = "/apis/coordination.k8s.io/v1/namespaces/{}/leases"

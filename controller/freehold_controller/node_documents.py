@@ -9,10 +9,9 @@ from threading import Event
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 from freehold_agent.machine.kubernetes_api import ApiError, KubernetesApi, NotFound
-from freehold_bootstrap import documents
+from freehold_bootstrap import documents, journal
 from freehold_bootstrap.cluster_settings import ClusterSettings
 from freehold_bootstrap.node_record import RECORD_LABEL, RECORDS, NodeRecord
-from freehold_controller import journal
 from freehold_controller.backoff import Backoff
 
 SETTINGS = "cluster-settings"

@@ -10,7 +10,7 @@ from threading import Event, Lock, Thread
 from typing import Any, Callable, Dict
 
 from freehold_agent.machine.kubernetes_api import ApiError, Conflict, KubernetesApi, NotFound
-from freehold_controller import journal
+from freehold_bootstrap import journal
 from freehold_controller.approver import audit
 from freehold_controller.approver.approval_rules import APPROVE, IGNORE, SIGNERS, WAIT, Decision, judge
 from freehold_controller.approver.cluster_reader import ClusterReader, view

@@ -5,7 +5,7 @@ import hashlib
 from typing import Any, Mapping
 
 from freehold_agent.machine.kubernetes_api import ApiError, Conflict, KubernetesApi
-from freehold_controller import journal
+from freehold_bootstrap import journal
 from freehold_controller.approver.approval_rules import APPROVE, Decision
 
 # Events of objects without a namespace belong to `default`; the API server insists on it.

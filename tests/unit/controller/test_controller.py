@@ -10,8 +10,9 @@ from typing import Any, Dict, List
 import pytest
 from tests.support.fake_kubernetes import FakeKubernetes
 
+from freehold_bootstrap import journal
 from freehold_controller import __main__ as entry
-from freehold_controller import controller, journal
+from freehold_controller import controller
 from freehold_controller.config import ConfigError, ControllerConfig
 from freehold_controller.controller import Controller, SignsOfLife
 from freehold_controller.dns_endpoints import SLICES, DnsServer
