@@ -126,9 +126,9 @@ class Beside:
         try:
             self._result.set(work())
         except (FreeholdError, Blocked) as error:
-            gevent.kill(self._lane, error, block=False)
+            gevent.kill(self._lane, error)
         except Exception as error:  # noqa: BLE001 - reported through the lane with its traceback
-            gevent.kill(self._lane, InternalError(lane.name, self.title, error), block=False)
+            gevent.kill(self._lane, InternalError(lane.name, self.title, error))
 
 
 @dataclass
@@ -361,7 +361,7 @@ def _interrupts_reach_us() -> Iterator[None]:
     def interrupt(_number: int, _frame: Any) -> None:
         if gevent.getcurrent() is main:
             raise KeyboardInterrupt
-        gevent.kill(main, KeyboardInterrupt, block=False)
+        gevent.kill(main, KeyboardInterrupt)
 
     try:
         before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
