@@ -70,7 +70,7 @@ def converge(
     """
     machine = machine or ThisMachine()
     begun = time.monotonic()
-    with machine.locked():
+    with machine.locked(owner):
         run = _Run(resources, owner, deliver, progress, machine)
         run.perform(only)
     return Summary(tuple(run.changes), time.monotonic() - begun)

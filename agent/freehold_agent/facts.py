@@ -78,6 +78,7 @@ def gather() -> Dict[str, Any]:
         "memory": _memory(),
         "cpus": os.cpu_count() or 1,
         "resolv_conf": resolv_conf(),
+        "nameservers": nameservers(resolv_conf()),
         "time": time.time(),
         "selinux": _selinux(),
         "release": os.path.basename(_link(paths.CURRENT)),
@@ -91,10 +92,15 @@ def resolv_conf(root: str = "") -> str:
     is put before every path, for tests.
     """
     upstream = "/run/systemd/resolve/resolv.conf"
-    servers = re.findall(r"^\s*nameserver\s+(\S+)", _read(root + "/etc/resolv.conf"), re.MULTILINE)
+    servers = nameservers(root + "/etc/resolv.conf")
     if servers and all(server == "127.0.0.53" for server in servers) and os.path.exists(root + upstream):
         return upstream
     return "/etc/resolv.conf"
+
+
+def nameservers(path: str) -> List[str]:
+    """Return the resolvers that a resolv.conf names."""
+    return re.findall(r"^\s*nameserver\s+(\S+)", _read(path), re.MULTILINE)
 
 
 def parse_os_release(text: str) -> Dict[str, str]:

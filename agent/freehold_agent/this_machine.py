@@ -1,6 +1,7 @@
 """Where the agent's things are and how it runs programs: one value, so that tests can use another place."""
 
 import contextlib
+import os
 from dataclasses import dataclass, field
 from typing import Callable, Iterator
 
@@ -27,10 +28,15 @@ class ThisMachine:
     lock: str = PLACE
 
     @contextlib.contextmanager
-    def locked(self, timeout: float = 60.0) -> Iterator[None]:
-        """Hold the right to change this machine. Raises Locked after `timeout` seconds."""
+    def locked(self, owner: str = "node", timeout: float = 60.0) -> Iterator[None]:
+        """Hold the right to change what this owner has on the machine. Raises Locked after `timeout` seconds.
+
+        Control plane and node have a lock each: a machine that is both starts its containerd while its API
+        server comes up.
+        """
+        place = self.lock if owner == "node" else os.path.dirname(self.lock)
         try:
-            with converge_lock(timeout, self.lock):
+            with converge_lock(timeout, place):
                 yield
         except LockBusyError as error:
             raise Locked(

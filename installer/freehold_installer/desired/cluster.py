@@ -19,9 +19,9 @@ ROLE = "control-plane"
 def control_plane_resources(context: ControlPlaneContext) -> list[Resource]:
     """Return everything that makes this machine a control plane."""
     prerequisites = [
-        *services.prerequisites(context),
-        *etcd.prerequisites(context),
         *control_plane.prerequisites(context),
+        *etcd.prerequisites(context),
+        *services.prerequisites(context),
         *dns.prerequisites(context),
         *release_links(context),
     ]
