@@ -12,7 +12,7 @@ import traceback
 from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional
 
 from freehold_agent.contract import paths
-from freehold_agent.contract.join_document import BootstrapCredential, DocumentError, JoinDocument
+from freehold_agent.contract.join_document import DocumentError, JoinDocument
 from freehold_agent.contract.resources import File, Resource, difference, from_json, key_of
 from freehold_agent.errors import AgentError, BadRequest
 from freehold_agent.machine.kubernetes_api import ApiError
@@ -169,35 +169,16 @@ def _receive(_request: Dict[str, Any], stream: BinaryIO, tell: Tell) -> Any:
     return receive(stream, tell)
 
 
+def _prepare(request: Dict[str, Any], stream: BinaryIO, tell: Tell) -> Any:
+    from freehold_agent.join import prepare_over_stream
+
+    return prepare_over_stream(request, stream, tell)
+
+
 def _join(request: Dict[str, Any], stream: BinaryIO, tell: Tell) -> Any:
-    """Make the machine a node; asks for the bootstrap credential by {"event": "need-credential"}.
+    from freehold_agent.join import join_over_stream
 
-    The answer is one line of JSON on the stream, {"token", "expires"}. Artifacts are fetched from the document's
-    services, or with "deliver": "wait" someone streams them here.
-    """
-    from freehold_agent.fetch import Fetcher, Waiter
-    from freehold_agent.join import join
-
-    if not isinstance(request.get("document"), dict):
-        raise BadRequest("a join needs a document")
-    document = JoinDocument.from_json(request["document"])
-
-    def credential() -> Optional[BootstrapCredential]:
-        tell({"event": "need-credential", "node": document.node})
-        line = stream.readline()
-        try:
-            return BootstrapCredential.from_json(json.loads(line or b"null"))
-        except (ValueError, KeyError, TypeError) as error:  # the line is a secret: it is not repeated
-            raise BadRequest("the bootstrap credential is not what was expected") from error
-
-    if request.get("deliver") == "wait":
-        waiter = Waiter(float(request.get("timeout", 120)), alive=lambda: tell({"event": "waiting"}))
-        return join(document, credential, waiter, tell).to_json()
-    fetcher = Fetcher(document.artifact_endpoints, document.ca_pem)
-    try:
-        return join(document, credential, fetcher, tell).to_json()
-    finally:
-        fetcher.close()
+    return join_over_stream(request, stream, tell)
 
 
 def _leave(_request: Dict[str, Any], _stream: BinaryIO, tell: Tell) -> Any:
@@ -214,6 +195,7 @@ VERBS: Dict[str, Verb] = {
     "plan": _plan,
     "converge": _converge,
     "receive": _receive,
+    "prepare": _prepare,
     "join": _join,
     "leave": _leave,
 }

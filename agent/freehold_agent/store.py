@@ -100,6 +100,8 @@ class Incoming:
         self._hash = hashlib.sha256()
         self.offset = 0
         """Bytes that are already there."""
+        # Bytes may arrive before the converging run has come to the directory; its record knows it already.
+        os.makedirs(os.path.dirname(self._part), mode=0o755, exist_ok=True)
         self._descriptor = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
     def resume(self) -> int:

@@ -17,7 +17,7 @@ from freehold_bootstrap import journal
 
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices"
 SERVICE = "kube-dns"
-MANAGED_BY = "freehold.io/dns"
+MANAGED_BY = "freehold"
 METRICS_PORT = 9153
 
 INTERVAL = 1.0

@@ -45,7 +45,7 @@ def test_a_slice_is_written_once() -> None:
     assert bench.steps(100) == 1
     written = bench.api.objects[SLICE]
     assert written["metadata"]["labels"]["kubernetes.io/service-name"] == "kube-dns"
-    assert written["metadata"]["labels"]["endpointslice.kubernetes.io/managed-by"] == "freehold.io/dns"
+    assert written["metadata"]["labels"]["endpointslice.kubernetes.io/managed-by"] == "freehold"
     assert [(port["name"], port["protocol"], port["port"]) for port in written["ports"]] == [
         ("dns", "UDP", 1053),
         ("dns-tcp", "TCP", 1053),
