@@ -127,6 +127,8 @@ class _Run:
     def _write_ahead(self, changes: Sequence[Change]) -> None:
         """Record what is there before, and what another owner made that we rely on from now on."""
         changing = {change.key for change in changes}
+        if changing and not self._record.keys:
+            self._record.sysctls = kernel.component_sysctls(self._machine)
         for resource in self._resources:
             key = key_of(resource)
             if key in changing and self._record.before(key) is None and key not in self._shared:

@@ -112,6 +112,7 @@ class Fetcher:
 
     def _fetch(self, artifact: Artifact) -> None:
         directory = self._machine.store
+        os.makedirs(directory, 0o755, exist_ok=True)
         if has(artifact.sha256, artifact.size, directory):
             return
         incoming = Incoming(artifact, directory)

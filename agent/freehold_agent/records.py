@@ -36,6 +36,8 @@ class Record:
         self.owner = owner
         self.path = os.path.join(directory or paths.RECORDS, owner + ".json")
         self._entries: Dict[str, Entry] = {}
+        self.sysctls: Dict[str, str] = {}
+        """Settings that components change on their own, as they were before the first change."""
         self._changed = False
         try:
             data = files.read_json(self.path)
@@ -45,6 +47,7 @@ class Record:
             return
         if not isinstance(data, dict) or data.get("version") != VERSION:
             raise StepFailed("", "{} is of a version that this agent does not know".format(self.path))
+        self.sysctls = data.get("sysctls", {})
         for entry in data["entries"]:
             self._entries[entry["key"]] = Entry(entry["key"], entry["before"])
 
@@ -74,7 +77,8 @@ class Record:
         if not self._changed:
             return
         entries = [entry.to_json() for entry in self._entries.values()]
-        files.write_json(self.path, {"version": VERSION, "owner": self.owner, "entries": entries})
+        data = {"version": VERSION, "owner": self.owner, "entries": entries, "sysctls": self.sysctls}
+        files.write_json(self.path, data)
         self._changed = False
 
 

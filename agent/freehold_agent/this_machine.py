@@ -25,6 +25,7 @@ class ThisMachine:
     proc: str = "/proc"
     sys: str = "/sys"
     lib: str = "/lib"
+    cgroups: str = "/sys/fs/cgroup"
     lock: str = PLACE
 
     @contextlib.contextmanager

@@ -18,6 +18,24 @@ _PROOFS = {
     "nf_conntrack": "sys/net/netfilter/nf_conntrack_max",
     "bridge": "sys/net/bridge",
 }
+COMPONENT_SYSCTLS = (
+    "kernel.keys.root_maxbytes",
+    "kernel.keys.root_maxkeys",
+    "kernel.panic",
+    "kernel.panic_on_oops",
+    "net.ipv4.conf.all.route_localnet",
+    "net.ipv4.ip_forward",
+    "net.ipv6.conf.all.forwarding",
+    "net.netfilter.nf_conntrack_max",
+    "net.netfilter.nf_conntrack_tcp_be_liberal",
+    "net.netfilter.nf_conntrack_tcp_timeout_close_wait",
+    "net.netfilter.nf_conntrack_tcp_timeout_established",
+    "net.netfilter.nf_conntrack_udp_timeout",
+    "net.netfilter.nf_conntrack_udp_timeout_stream",
+    "vm.overcommit_memory",
+    "vm.panic_on_oom",
+)
+"""Settings that kubelet, kube-proxy, flannel and the CNI plugins set on their own."""
 _FILESYSTEMS = {"overlay": "overlay"}
 
 
@@ -55,6 +73,12 @@ def observe_sysctl(name: str, machine: ThisMachine) -> Optional[Attributes]:
             return {"value": " ".join(stream.read().split())}
     except OSError:
         return None
+
+
+def component_sysctls(machine: ThisMachine) -> Dict[str, str]:
+    """Return the present values of settings that components will change without asking."""
+    seen = {name: observe_sysctl(name, machine) for name in COMPONENT_SYSCTLS}
+    return {name: attributes["value"] for name, attributes in seen.items() if attributes is not None}
 
 
 def set_sysctl(name: str, value: str, machine: ThisMachine) -> None:
