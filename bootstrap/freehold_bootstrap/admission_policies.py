@@ -5,6 +5,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 from freehold_bootstrap.identities import (
     BOOTSTRAPPERS_GROUP,
+    CONTROLLER_USER,
     JOIN_USER,
     MANAGED_LABEL,
     NAMESPACE,
@@ -57,12 +58,12 @@ _POLICIES: Tuple[
         ],
     ),
     (
-        # RBAC lets the join service create and delete Secrets beside those of kube-system's components: this
-        # keeps it to bootstrap tokens, and to those of our group.
-        "freehold-join-writes-tokens-only",
+        # RBAC lets our services write Secrets beside those of kube-system's components: this keeps them to
+        # bootstrap tokens, and to those of our group.
+        "freehold-services-write-tokens-only",
         ("", "secrets"),
         ["CREATE", "UPDATE", "DELETE"],
-        [("by-the-join-service", "request.userInfo.username == '{}'".format(JOIN_USER))],
+        [("by-our-services", "request.userInfo.username in ['{}', '{}']".format(JOIN_USER, CONTROLLER_USER))],
         [
             (
                 "(request.operation == 'DELETE' ? oldObject : object).type == "
@@ -70,7 +71,7 @@ _POLICIES: Tuple[
                 "request.namespace == '{}' ? 'freehold.io/join-token' : '')".format(
                     TOKEN_NAMESPACE, NAMESPACE
                 ),
-                "The join service writes join tokens and bootstrap tokens, no other Secret.",
+                "freehold's services write join tokens and bootstrap tokens, no other Secret.",
             ),
             (
                 "request.operation != 'CREATE' || request.namespace != '{}' || "
@@ -80,7 +81,7 @@ _POLICIES: Tuple[
                     TOKEN_NAMESPACE,
                     base64.b64encode(BOOTSTRAPPERS_GROUP.encode()).decode(),
                 ),
-                "The join service makes bootstrap tokens of its own group only.",
+                "freehold's services make bootstrap tokens of their own group only.",
             ),
         ],
     ),

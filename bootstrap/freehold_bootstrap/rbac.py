@@ -55,9 +55,8 @@ JOIN_RULES = [
 # It cannot read there: not even the token it has just made.
 JOIN_TOKEN_RULES = [rule("", ["secrets"], ["create", "delete"])]
 CONTROLLER_CLUSTER_RULES = [
-    rule("", ["nodes"], [*_READ, "patch", "delete"]),
-    rule("", ["services"], _READ),
-    rule("", ["events"], ["create", "patch"]),
+    rule("", ["nodes"], _READ),
+    rule("", ["events"], ["create"]),
     rule("certificates.k8s.io", ["certificatesigningrequests"], _READ),
     rule("certificates.k8s.io", ["certificatesigningrequests/approval"], ["update"]),
     rule(
@@ -68,15 +67,13 @@ CONTROLLER_CLUSTER_RULES = [
     ),
 ]
 CONTROLLER_RULES = [
-    rule("", ["configmaps"], [*_READ, *_WRITE]),
-    rule("", ["secrets"], [*_READ, "update", "delete"]),
-    rule("coordination.k8s.io", ["leases"], [*_READ, "create", "update", "patch"]),
+    rule("", ["configmaps"], [*_READ, "create", "update"]),
+    rule("coordination.k8s.io", ["leases"], ["get", "create", "update"]),
 ]
 # Bootstrap tokens must lie where the API server looks for them; a token is spent by replacing it.
 CONTROLLER_SYSTEM_RULES = [
-    rule("", ["secrets"], ["get", "update", "delete"]),
-    rule("", ["services"], ["get"]),
-    rule("discovery.k8s.io", ["endpointslices"], [*_READ, *_WRITE]),
+    rule("", ["secrets"], ["get", "update"]),
+    rule("discovery.k8s.io", ["endpointslices"], ["get", "create", "patch"]),
 ]
 COREDNS_RULES = [
     rule("", ["services", "namespaces"], ["list", "watch"]),
@@ -103,8 +100,6 @@ INSTALLER_RULES = [
 ]
 INSTALLER_SYSTEM_RULES = [
     rule("", ["secrets"], ["create", "delete"]),
-    rule("", ["services", "configmaps"], [*_READ, "create", "update", "patch"]),
-    rule("discovery.k8s.io", ["endpointslices"], [*_READ, "create", "update", "patch"]),
 ]
 
 

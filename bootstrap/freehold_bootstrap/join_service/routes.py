@@ -1,0 +1,150 @@
+"""The join service's routes: from HTTP to what is asked, from refusals to status codes.
+
+| Request | Credential | Answer |
+|---|---|---|
+| GET /healthz | none | `ok` |
+| POST /v1/join `{node, addresses?, claim?, facts?}` | join token | the join document |
+| POST /v1/credential (same body) | join token | `{token, expires}` |
+| POST /v1/finish | the node's certificate | `{}`; the bootstrap token is gone |
+| GET /v1/document/NODE`?generation=N&wait=SECONDS` | the node's certificate | a newer document, or 204 |
+
+Tokens are read from `Authorization: Bearer` only, and never logged.
+"""
+
+import threading
+from typing import Callable, Dict
+
+from freehold_agent.machine.kubernetes_api import ApiError
+from freehold_bootstrap import journal
+from freehold_bootstrap.errors import AdmissionTimeout, Refused
+from freehold_bootstrap.exchange import Exchange
+from freehold_bootstrap.identities import NODE_USER_PREFIX, NODES_GROUP
+from freehold_bootstrap.join_service.document_watch import DocumentWatch
+from freehold_bootstrap.join_service.joining import Joining, JoinRequest
+
+DOCUMENTS = "/v1/document/"
+LONGEST_WAIT = 300.0
+"""Seconds of a long poll."""
+JOINS = 16
+"""At the same time: each is a few requests to the API server."""
+
+STATUS: Dict[str, int] = {
+    "bad-token": 401,
+    "wrong-token": 401,
+    "no-credential": 401,
+    "too-many-failures": 429,
+    "bad-request": 400,
+    "bad-name": 400,
+    "bad-address": 400,
+    "address-in-use": 409,
+    "node-exists": 409,
+    "node-leaving": 409,
+    "not-admitted": 409,
+    "node-removed": 410,
+}
+"""Status of a refusal by its reason; 403 for all others."""
+
+
+class Routes:
+    """Thread-safe."""
+
+    def __init__(self, joining: Joining, documents: DocumentWatch) -> None:
+        self._joining = joining
+        self._documents = documents
+        self._joins = threading.BoundedSemaphore(JOINS)
+
+    def answer(self, exchange: Exchange) -> None:
+        """Answer one request; what goes wrong is one sentence and a status, never a traceback."""
+        try:
+            self._route(exchange)
+        except Refused as refused:
+            message = refused.message + ("; " + refused.hint if refused.hint else "")
+            exchange.refuse(STATUS.get(refused.reason, 403), refused.reason, message)
+        except AdmissionTimeout as error:
+            exchange.refuse(503, "not-ready", error.message, {"Retry-After": "1"})
+        except (ApiError, OSError) as error:
+            if exchange.answered:
+                raise
+            journal.warning("API server does not serve us", error=str(error), path=exchange.path)
+            exchange.refuse(503, "not-ready", "the control plane cannot do this now", {"Retry-After": "1"})
+
+    def _route(self, exchange: Exchange) -> None:
+        routes: Dict[str, Callable[[Exchange], None]] = {
+            "GET /healthz": self._health,
+            "POST /v1/join": self._join,
+            "POST /v1/credential": self._credential,
+            "POST /v1/finish": self._finish,
+        }
+        route = routes.get("{} {}".format(exchange.method, exchange.path))
+        if route is not None:
+            route(exchange)
+        elif exchange.method == "GET" and exchange.path.startswith(DOCUMENTS):
+            self._document(exchange, exchange.path[len(DOCUMENTS) :])
+        else:
+            exchange.refuse(404, "no-route", "there is nothing here")
+
+    def _health(self, exchange: Exchange) -> None:
+        exchange.answer(200, b"ok\n", {"Content-Type": "text/plain"})
+
+    def _join(self, exchange: Exchange) -> None:
+        token, request = _bearer(exchange), JoinRequest.from_json(exchange.body)
+        with self._joins:
+            document = self._joining.join(token, request, exchange.source)
+        exchange.answer(200, document.dumps(), {"Content-Type": "application/json"})
+
+    def _credential(self, exchange: Exchange) -> None:
+        token, request = _bearer(exchange), JoinRequest.from_json(exchange.body)
+        with self._joins:
+            given = self._joining.credential(token, request, exchange.source)
+        exchange.answer_json(200, {"token": given.token, "expires": given.expires})
+
+    def _finish(self, exchange: Exchange) -> None:
+        name = _node(exchange)
+        self._require_exists(name)
+        self._joining.finish(name)
+        exchange.answer_json(200, {})
+
+    def _document(self, exchange: Exchange, name: str) -> None:
+        if _node(exchange) != name:
+            raise Refused("other-node", "a node reads its own document only")
+        self._require_exists(name)
+        try:
+            generation = int(exchange.query.get("generation", "0"))
+            wait = min(max(float(exchange.query.get("wait", "0")), 0.0), LONGEST_WAIT)
+        except ValueError:
+            raise Refused("bad-request", "generation and wait are numbers") from None
+        try:
+            found = self._documents.wait(name, generation, wait)
+        except LookupError as error:
+            raise AdmissionTimeout(str(error)) from None
+        if wait:
+            self._require_exists(name)
+        if found is None:
+            exchange.answer(204, b"")
+        else:
+            exchange.answer(200, found[1].encode(), {"Content-Type": "application/json"})
+
+    def _require_exists(self, name: str) -> None:
+        """Raise Refused for a node that was removed: its certificate is valid for days to come."""
+        if not self._joining.exists(name):
+            raise Refused("node-removed", "node {} was removed from the cluster".format(name))
+
+
+def _bearer(exchange: Exchange) -> str:
+    scheme, _, token = exchange.header("Authorization").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Refused("no-credential", "a join token is needed: Authorization: Bearer fh1.ID.SECRET")
+    return token.strip()
+
+
+def _node(exchange: Exchange) -> str:
+    """Return the name of the node whose certificate the client has shown. Raises Refused."""
+    subject = exchange.certificate()
+    if subject is None:
+        raise Refused("no-credential", "the node's certificate is needed")
+    names = subject.get("commonName", [])
+    if len(names) != 1 or not names[0].startswith(NODE_USER_PREFIX):
+        raise Refused("not-a-node", "the certificate is not a node's")
+    if NODES_GROUP not in subject.get("organizationName", []):
+        raise Refused("not-a-node", "the certificate is not a node's")
+    return names[0][len(NODE_USER_PREFIX) :]
