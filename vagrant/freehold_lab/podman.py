@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,17 @@ def answers(machine: Machine) -> bool:
     """Say whether the machine really runs: podman may remember one whose processes are long gone."""
     probe = ("exec", machine.container, "systemctl", "show", "--property=Version")
     return podman(*probe, check=False, timeout=10).returncode == 0
+
+
+def answers_within(machine: Machine, seconds: float) -> bool:
+    """Wait until a machine that was just started runs; say whether it does."""
+    until = time.monotonic() + seconds
+    while not answers(machine):
+        found = inspect(machine.container)
+        if time.monotonic() > until or found is None or found.status != "running":
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def create(lab: Lab, machine: Machine, image_name: str) -> None:
