@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict
 
 from freehold_agent.machine.kubernetes_api import ApiError, Conflict, KubernetesApi, NotFound
 from freehold_bootstrap import journal
-from freehold_controller.approver import audit
+from freehold_controller.approver import audit, request_parser
 from freehold_controller.approver.approval_rules import APPROVE, IGNORE, SIGNERS, WAIT, Decision, judge
 from freehold_controller.approver.cluster_reader import ClusterReader, view
 from freehold_controller.approver.work_queue import WorkQueue
@@ -62,6 +62,7 @@ class Approver:
         for thread in threads:
             thread.start()
         Thread(target=self._close_at_stop, name="approver-stop", daemon=True).start()
+        request_parser.load()
         backoff = Backoff(self._stop)
         while not self._stop.is_set():
             try:
