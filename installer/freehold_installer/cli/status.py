@@ -16,6 +16,7 @@ def command(
     inventory: settings.InventoryOption = None,
     output: settings.OutputOption = None,
     verbose: settings.VerboseOption = False,
+    accept_new_host_keys: settings.AcceptOption = False,
 ) -> None:
     """Show machines, units and nodes. Exit code 0: all is well, 1: something is not."""
     from freehold_installer.engine.run import Options
@@ -23,7 +24,9 @@ def command(
 
     own = settings.of(context)
     own.update(inventory, output, verbose)
-    with own.open_run("status", Options(verbose=own.verbose)) as run:
+    with own.open_run(
+        "status", Options(accept_new_host_keys=accept_new_host_keys, verbose=own.verbose)
+    ) as run:
         status = workflow.status(run)
     if own.output == "json":
         own.console.data(status)
