@@ -95,14 +95,19 @@ class Leader:
         at each step, as a sign of life.
         """
         backoff = Backoff(stop, longest=0.5)  # a first node may be waiting for us
+        said = ""
         while not stop.is_set():
             beat()
             try:
                 leading = self.attempt()
-            except (ApiError, OSError):
-                backoff.pause()  # not up yet, or its roles are not there yet
+            except (ApiError, OSError) as error:
+                if str(error) != said:  # not up yet, its roles not there yet: each news once
+                    said = str(error)
+                    journal.info("waiting for the API server", error=said)
+                backoff.pause()
                 continue
             backoff.reset()
+            said = ""
             if not leading:
                 stop.wait(self._timings.retry)
                 continue
