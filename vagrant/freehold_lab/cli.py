@@ -54,12 +54,14 @@ def _run(lab: Lab, options: argparse.Namespace) -> int:
         return _show_machines(lab)
     machines = ContainerMachines(lab) if lab.provider == "docker" else VirtualMachines(lab)
     if options.verb == "ssh":
-        return _ssh(lab, machines, options)
+        return _ssh(lab, options)
     if machines.needs_root and os.geteuid() != 0:
         return _again_as_root()
     if options.verb == "exec":
         command = options.command[1:] if options.command[:1] == ["--"] else options.command
-        return subprocess.run(machines.command(options.name, command), check=False, env=podman.environment()).returncode
+        return subprocess.run(
+            machines.command(options.name, command), check=False, env=podman.environment()
+        ).returncode
     if options.verb == "status":
         return _status(lab, machines)
     if options.verb == "keys":
@@ -139,7 +141,7 @@ def _show_machines(lab: Lab) -> int:
     return 0
 
 
-def _ssh(lab: Lab, machines: ContainerMachines | VirtualMachines, options: argparse.Namespace) -> int:
+def _ssh(lab: Lab, options: argparse.Namespace) -> int:
     """Open SSH with the host key pinned: the generated inventory is where it is written down."""
     machine = lab.machine(options.name)
     known = os.path.join(places.cache(), f"{lab.name}-{machine.name}.known_hosts")
@@ -157,11 +159,15 @@ def _ssh(lab: Lab, machines: ContainerMachines | VirtualMachines, options: argpa
 
 def _again_as_root() -> int:
     """Start this very command under sudo: containers with systemd and a bridge need root."""
-    kept = [f"{name}={value}" for name, value in os.environ.items() if name.startswith(("FREEHOLD_", "VAGRANT_"))]
+    kept = [
+        f"{name}={value}" for name, value in os.environ.items() if name.startswith(("FREEHOLD_", "VAGRANT_"))
+    ]
     kept = [entry for entry in kept if not entry.startswith("FREEHOLD_CACHE=")]
     kept.append(f"FREEHOLD_CACHE={os.path.dirname(places.cache())}")
     script = os.path.join(places.VAGRANT_DIRECTORY, "lab")
-    return subprocess.run(["sudo", "env", *kept, sys.executable, script, *sys.argv[1:]], check=False).returncode
+    return subprocess.run(
+        ["sudo", "env", *kept, sys.executable, script, *sys.argv[1:]], check=False
+    ).returncode
 
 
 def _failed(error: LabError, code: int) -> int:
@@ -200,7 +206,9 @@ def _parser() -> argparse.ArgumentParser:
         sub = verbs.add_parser(verb, help=text)
         sub.add_argument("name", metavar="NAME")
         sub.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
-    verbs.add_parser("keys", help="print the machines' SSH host keys as known_hosts lines, read past the network")
+    verbs.add_parser(
+        "keys", help="print the machines' SSH host keys as known_hosts lines, read past the network"
+    )
     machines = verbs.add_parser("machines", help="print what the Vagrantfile needs to know (JSON)")
     machines.add_argument("--json", action="store_true", help="(the only form)")
     return parser

@@ -61,7 +61,9 @@ class ContainerMachines:
             if shown.returncode == 0:
                 return " ".join(shown.stdout.split()[:2])
             if time.monotonic() > until:
-                raise LabError(f"{name} made no SSH host key within {_PATIENCE:.0f} s: {shown.stderr.strip()}")
+                raise LabError(
+                    f"{name} made no SSH host key within {_PATIENCE:.0f} s: {shown.stderr.strip()}"
+                )
             time.sleep(0.1)
 
     def status(self, name: str) -> str:

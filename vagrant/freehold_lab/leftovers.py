@@ -110,7 +110,9 @@ def clear_control_groups(identity: str) -> None:
             try:
                 os.rmdir(directory)
             except OSError as error:
-                raise LabError(f"control group {directory} of a removed machine is still in use: {error}") from error
+                raise LabError(
+                    f"control group {directory} of a removed machine is still in use: {error}"
+                ) from error
 
 
 def adopt(lab: Lab, machine: Machine) -> None:

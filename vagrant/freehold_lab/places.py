@@ -30,7 +30,7 @@ def key() -> str:
 
 
 def inventory(lab: str, default: str) -> str:
-    """Return the path of the inventory that `up` writes for this lab; the default lab's bears the committed one's name."""
+    """Return the path of the lab's generated inventory; the default lab's bears the committed one's name."""
     return os.path.join(CHECKOUT, "inventories", "generated", "lab.yaml" if lab == default else f"{lab}.yaml")
 
 

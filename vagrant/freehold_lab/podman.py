@@ -175,7 +175,9 @@ def give_host_an_address(lab: Lab) -> None:
         _ip("link", "add", bridge, "type", "bridge")
         _ip("link", "set", bridge, "up")
         shown = _ip("-json", "address", "show", "dev", bridge)
-    held = [entry.get("local") for link in json.loads(shown.stdout or "[]") for entry in link.get("addr_info", [])]
+    held = [
+        entry.get("local") for link in json.loads(shown.stdout or "[]") for entry in link.get("addr_info", [])
+    ]
     if lab.host_address not in held:
         added = _ip("address", "add", f"{lab.host_address}/24", "dev", bridge)
         if added.returncode:
@@ -183,6 +185,4 @@ def give_host_an_address(lab: Lab) -> None:
 
 
 def _ip(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["ip", *arguments], check=False, capture_output=True, text=True, env=environment()
-    )
+    return subprocess.run(["ip", *arguments], check=False, capture_output=True, text=True, env=environment())

@@ -90,7 +90,9 @@ def lab_from(environment: Mapping[str, str]) -> Lab:
         raise LabError(f"FREEHOLD_LAB={name}: use lower-case letters, digits and '-', at most 31")
     shape = environment.get("FREEHOLD_LAB_SHAPE") or DEFAULT_SHAPE
     control_planes, workers = _counts(shape)
-    provider = environment.get("FREEHOLD_LAB_PROVIDER") or environment.get("VAGRANT_DEFAULT_PROVIDER") or "docker"
+    provider = (
+        environment.get("FREEHOLD_LAB_PROVIDER") or environment.get("VAGRANT_DEFAULT_PROVIDER") or "docker"
+    )
     if provider not in PROVIDERS:
         raise LabError(f"FREEHOLD_LAB_PROVIDER={provider}: use one of {', '.join(PROVIDERS)}")
     prefix = _prefix(name, provider, environment.get("FREEHOLD_LAB_SUBNET", ""))
