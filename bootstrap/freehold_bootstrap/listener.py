@@ -19,7 +19,7 @@ from freehold_bootstrap import journal
 from freehold_bootstrap.exchange import Exchange, Handler
 
 _JANITOR_SECONDS = 0.5
-_STACK_BYTES = 512 * 1024
+_STACK_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ class FailureLimit:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._failures: "OrderedDict[str, Tuple[float, int]]" = OrderedDict()
+        self._failures: OrderedDict[str, Tuple[float, int]] = OrderedDict()
 
     def exceeded(self, source: str) -> bool:
         """Tell whether this address has failed too often in the last minute."""

@@ -9,7 +9,7 @@ import ipaddress
 import json
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, Callable, Mapping, Optional, Tuple
+from typing import Any, Callable, Mapping, Optional, Tuple, TypeVar
 
 from freehold_agent.contract.join_document import BootstrapCredential, JoinDocument
 from freehold_agent.machine.kubernetes_api import Conflict, KubernetesApi, NotFound
@@ -25,7 +25,9 @@ from freehold_bootstrap.tokens import JOIN_TOKENS, JoinTokenRecord
 SETTINGS = "/api/v1/namespaces/" + NAMESPACE + "/configmaps/cluster-settings"
 SETTINGS_KEY = "settings"
 _ATTEMPTS = 8
-_HINT_NEW_TOKEN = "make a new one with `freehold token create`"
+_NEW_ONE = "make a new one with `freehold token create`"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,10 @@ class Joining:
             return False
         return not found["metadata"].get("deletionTimestamp")
 
+    def release(self) -> None:
+        """Close this thread's connection to the API server: a thousand long polls are not to hold one each."""
+        self._api.close()
+
     def _claimed(self, text: str, request: JoinRequest, source: str) -> JoinTokenRecord:
         """Return the token's record, bound to this machine by now."""
         if self._failures.exceeded(source):
@@ -152,7 +158,7 @@ class Joining:
             raise Refused("bad-token", error.message) from None
         self._wrong(source)
         # The same words for an id that does not exist and for a wrong secret.
-        raise Refused("wrong-token", "this join token is not valid", hint=_HINT_NEW_TOKEN)
+        raise Refused("wrong-token", "this join token is not valid", hint=_NEW_ONE)
 
     def _wrong(self, source: str) -> None:
         self._failures.failed(source)
@@ -162,13 +168,13 @@ class Joining:
         if not record.admits(source):
             raise Refused("source-not-allowed", "this join token may not be used from {}".format(source))
         if record.expired(self._now()):
-            raise Refused("expired", "this join token has expired", hint=_HINT_NEW_TOKEN)
+            raise Refused("expired", "this join token has expired", hint=_NEW_ONE)
         if request.node != record.node:
             raise Refused(
                 "other-node", "this join token is for another node than {!r}".format(request.node[:80])
             )
         if record.claim and record.claim != claim:
-            raise Refused("used", "this join token was used by another machine", hint=_HINT_NEW_TOKEN)
+            raise Refused("used", "this join token was used by another machine", hint=_NEW_ONE)
         self._addresses(record, request, source)
 
     def _addresses(self, record: JoinTokenRecord, request: JoinRequest, source: str) -> Tuple[str, ...]:
@@ -184,7 +190,7 @@ class Joining:
             )
         return allowed
 
-    def _admitted(self, record: JoinTokenRecord, source: str, admission: Callable[[], Any]) -> Any:
+    def _admitted(self, record: JoinTokenRecord, source: str, admission: Callable[[], T]) -> T:
         try:
             return admission()
         except Refused as refused:

@@ -11,8 +11,9 @@
 Tokens are read from `Authorization: Bearer` only, and never logged.
 """
 
+import contextlib
 import threading
-from typing import Callable, Dict
+from typing import Callable, Dict, Iterator
 
 from freehold_agent.machine.kubernetes_api import ApiError
 from freehold_bootstrap import journal
@@ -27,6 +28,8 @@ LONGEST_WAIT = 300.0
 """Seconds of a long poll."""
 JOINS = 16
 """At the same time: each is a few requests to the API server."""
+TURN = 20.0
+"""Seconds to wait for a place among them."""
 
 STATUS: Dict[str, int] = {
     "bad-token": 401,
@@ -67,6 +70,8 @@ class Routes:
                 raise
             journal.warning("API server does not serve us", error=str(error), path=exchange.path)
             exchange.refuse(503, "not-ready", "the control plane cannot do this now", {"Retry-After": "1"})
+        finally:
+            self._joining.release()
 
     def _route(self, exchange: Exchange) -> None:
         routes: Dict[str, Callable[[Exchange], None]] = {
@@ -88,13 +93,13 @@ class Routes:
 
     def _join(self, exchange: Exchange) -> None:
         token, request = _bearer(exchange), JoinRequest.from_json(exchange.body)
-        with self._joins:
+        with self._turn():
             document = self._joining.join(token, request, exchange.source)
         exchange.answer(200, document.dumps(), {"Content-Type": "application/json"})
 
     def _credential(self, exchange: Exchange) -> None:
         token, request = _bearer(exchange), JoinRequest.from_json(exchange.body)
-        with self._joins:
+        with self._turn():
             given = self._joining.credential(token, request, exchange.source)
         exchange.answer_json(200, {"token": given.token, "expires": given.expires})
 
@@ -124,9 +129,21 @@ class Routes:
         else:
             exchange.answer(200, found[1].encode(), {"Content-Type": "application/json"})
 
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait for one of a few places. Raises AdmissionTimeout when none becomes free."""
+        if not self._joins.acquire(timeout=TURN):
+            raise AdmissionTimeout("too many machines join at this moment")
+        try:
+            yield
+        finally:
+            self._joins.release()
+
     def _require_exists(self, name: str) -> None:
         """Raise Refused for a node that was removed: its certificate is valid for days to come."""
-        if not self._joining.exists(name):
+        there = self._joining.exists(name)
+        self._joining.release()  # a long poll may follow
+        if not there:
             raise Refused("node-removed", "node {} was removed from the cluster".format(name))
 
 
