@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, Mapping, NoReturn, Optional, Seque
 from freehold_agent import __version__
 from freehold_agent.contract.join_document import DocumentError
 from freehold_agent.errors import AgentError
-from freehold_agent.machine.lock import LockBusyError
+from freehold_agent.machine.lock import LockBusyError, converge_lock
 from freehold_agent.machine.programs import ProgramFailed
 from freehold_agent.machine.systemd import SystemdError
 
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     add("facts", _facts, "say what is true of this machine", output=True)
     add("plan", _plan, "say what differs from the document; changes nothing", output=True)
     add("converge", _converge, "put back what differs, once")
-    leave = add("leave", _leave, "remove everything freehold made on this machine as a node")
+    leave = add("leave", _leave, "remove everything freehold made on this machine")
     leave.add_argument("--yes", action="store_true", help="do it without asking")
     add("join-node", _join_node, "join this machine with a token (not yet)")
     add("version", _version, "print the agent's version")
@@ -142,12 +142,13 @@ def _leave(options: argparse.Namespace) -> int:
     if not options.yes:
         return _fail(
             {
-                "message": "leave removes this node's Kubernetes, its pods and their data from this machine",
+                "message": "leave removes everything freehold made here: pods with their data, and a control plane too",
                 "hint": "freehold-agent leave --yes",
                 "kind": "input",
             }
         )
-    result = _remote({"verb": "leave"}, with_document=False)
+    with converge_lock():
+        result = _remote({"verb": "leave"}, with_document=False)
     _print("removed {} things".format(len(result.get("changes", ()))))
     return EXIT_OK
 
