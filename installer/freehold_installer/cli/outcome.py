@@ -55,6 +55,8 @@ def _invoke(arguments: Sequence[str], settings: Settings) -> int:
         if not hasattr(error, "format_message"):
             raise
         raise _usage(error) from error
+    if code == EXIT_INTERRUPTED:  # typer swallows the interruption itself
+        raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
 
 
