@@ -1,0 +1,280 @@
+"""The resident loop and the agent's command line."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.a_node import a_document, lab
+
+from freehold_agent import cli, keep
+from freehold_agent.contract import paths
+from freehold_agent.contract.resources import Change
+from freehold_agent.converge import Summary
+from freehold_agent.errors import StepFailed
+from freehold_agent.keep import BUSY_PAUSE, INTERVAL, STATUS, Host, Keeper, NotJoinedError, repair
+from freehold_agent.machine.lock import LockBusyError
+
+CHANGE = Change("file:/etc/freehold/kubelet.json", "update", {}, {})
+
+
+class Node:
+    """A joined node on disk, whose converge does what a test says."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.changes: tuple[Change, ...] = ()
+        self.error: Exception | None = None
+        self.looks = 0
+        self.told: list[str] = []
+        self.log: list[tuple[int, str]] = []
+        self.path(paths.JOIN_DOCUMENT).parent.mkdir(parents=True)
+        self.path(paths.JOIN_DOCUMENT).write_bytes(a_document().dumps())
+        self.path(paths.KUBELET_CLIENT_CERTIFICATE).parent.mkdir(parents=True)
+        self.path(paths.KUBELET_CLIENT_CERTIFICATE).touch()
+        self.host = Host(
+            facts=lab,
+            converge=self._converge,
+            lock=self._lock,
+            notify=self._notify,
+            now=lambda: 1000.0 + self.looks,
+            root=str(root),
+        )
+        self.keeper = Keeper(self.host, lambda level, text: self.log.append((level, text)))
+
+    def path(self, name: str) -> Path:
+        return self.root / name[1:]
+
+    def _notify(self, state: str) -> bool:
+        self.told.append(state)
+        return True
+
+    @contextlib.contextmanager
+    def _lock(self, timeout: float = 0) -> Iterator[None]:
+        assert timeout == 0
+        yield
+
+    def _converge(self, _resources: Any, owner: str, _deliver: Any, progress: Any) -> Summary:
+        assert owner == "node"
+        self.looks += 1
+        if self.error:
+            raise self.error
+        for change in self.changes:
+            progress({"event": "change", "key": change.key, "action": change.action, "state": "done"})
+        return Summary(self.changes, 0.1)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path)
+
+
+def test_a_quiet_node_is_silent_and_writes_once(node: Node) -> None:
+    """While nothing differs nothing is logged, and no file changes after the first look."""
+    node.keeper.round()
+    before = node.path(STATUS).stat()
+    for _ in range(3):
+        assert INTERVAL * 0.8 <= node.keeper.round() <= INTERVAL * 1.2
+    after = node.path(STATUS).stat()
+    assert node.log == []
+    assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
+
+
+def test_a_repair_is_one_line(node: Node) -> None:
+    """What was put back stands in the journal and in the status."""
+    node.changes = (CHANGE,)
+    node.keeper.round()
+    assert node.log == [(keep.NOTICE, "update: file:/etc/freehold/kubelet.json")]
+    assert json.loads(node.path(STATUS).read_text())["repaired"] == [CHANGE.key]
+
+
+def test_failures_back_off_and_recover(node: Node) -> None:
+    """A failure is one clear line; the pause grows up to a limit, and falls back once it works."""
+    node.error = StepFailed("unit:kubelet.service", "kubelet is failed", hint="journalctl -u kubelet")
+    pauses = [node.keeper.round() for _ in range(12)]
+    assert node.log[0] == (keep.ERROR, "kubelet is failed (journalctl -u kubelet)")
+    assert pauses[0] <= keep.FIRST_PAUSE * 1.2
+    assert pauses[-1] >= keep.LONGEST_PAUSE * 0.8
+    assert max(pauses) <= keep.LONGEST_PAUSE * 1.2
+    assert json.loads(node.path(STATUS).read_text())["state"] == "failed"
+    node.error = None
+    assert node.keeper.round() <= INTERVAL * 1.2
+    assert node.log[-1][0] == keep.NOTICE
+    assert json.loads(node.path(STATUS).read_text())["state"] == "converged"
+
+
+def test_a_mistake_of_ours_does_not_end_the_loop(node: Node) -> None:
+    """Even an unforeseen error is one line and another try."""
+    node.error = KeyError("nobody thought of this")
+    node.keeper.round()
+    assert node.log == [(keep.ERROR, "internal error: KeyError: 'nobody thought of this'")]
+
+
+def test_another_run_is_not_disturbed(node: Node) -> None:
+    """While an installer changes the machine the agent neither looks nor complains."""
+
+    @contextlib.contextmanager
+    def busy(timeout: float = 0) -> Iterator[None]:
+        raise LockBusyError("busy")
+        yield
+
+    keeper = Keeper(
+        dataclasses.replace(node.host, lock=busy), lambda level, text: node.log.append((level, text))
+    )
+    assert keeper.round() == BUSY_PAUSE
+    assert (node.looks, node.log) == (0, [])
+
+
+def test_life_signs_during_a_repair(node: Node) -> None:
+    """Each step of a repair tells systemd that we live: a long one is no hang."""
+    node.changes = (CHANGE, CHANGE)
+    node.keeper.round()
+    assert node.told.count("WATCHDOG=1") == 2
+
+
+def test_a_left_bootstrap_credential_is_removed(node: Node) -> None:
+    """A token that a killed join left behind does not stay."""
+    node.path(paths.BOOTSTRAP_KUBECONFIG).parent.mkdir(parents=True)
+    node.path(paths.BOOTSTRAP_KUBECONFIG).write_text("token")
+    node.keeper.round()
+    assert not node.path(paths.BOOTSTRAP_KUBECONFIG).exists()
+
+
+def test_a_machine_that_is_no_node_is_left_alone(node: Node) -> None:
+    """Without a document or a certificate nothing is touched."""
+    node.path(paths.KUBELET_CLIENT_CERTIFICATE).unlink()
+    with pytest.raises(NotJoinedError, match="no certificate"):
+        repair(node.host, lambda _e: None)
+    node.path(paths.JOIN_DOCUMENT).unlink()
+    with pytest.raises(NotJoinedError, match="is no node"):
+        repair(node.host, lambda _e: None)
+    assert node.looks == 0
+
+
+def test_a_damaged_document_is_one_line(node: Node) -> None:
+    """A document that cannot be read is said so, and the node stays as it is."""
+    node.path(paths.JOIN_DOCUMENT).write_text('{"version": 99}')
+    node.keeper.round()
+    assert node.log == [(keep.ERROR, "join document version 99; this agent knows version 1")]
+
+
+LOOP = """
+import sys
+from freehold_agent import keep
+
+class Quiet(keep.Keeper):
+    def round(self):
+        print("look", flush=True)
+        return 3600.0
+
+sys.exit(keep.run(Quiet()))
+"""
+
+
+def test_signals() -> None:
+    """SIGHUP looks at once, SIGTERM ends at once with success."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOOP],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        text=True,
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == "look\n"
+        process.send_signal(signal.SIGHUP)
+        assert process.stdout.readline() == "look\n"
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert time.monotonic() - begun < 10
+
+
+class TestCommandLine:
+    def test_help_names_the_exit_codes(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Whoever calls it from a program finds its exit codes."""
+        with pytest.raises(SystemExit) as caught:
+            cli.main(["--help"])
+        assert caught.value.code == 0
+        assert "exit codes:" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        "arguments", [[], ["nonsense"], ["status", "--output", "xml"], ["leave", "--force"]]
+    )
+    def test_a_bad_command_line_is_bad_input(
+        self, arguments: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A wrong command ends with 3, never with 2: that means changes."""
+        with pytest.raises(SystemExit) as caught:
+            cli.main(arguments)
+        assert caught.value.code == 3
+        assert "usage:" in capsys.readouterr().err
+
+    def test_joining_with_a_token_is_not_yet_there(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """join-node says what to do instead."""
+        assert cli.main(["join-node"]) == 3
+        assert "not there yet" in capsys.readouterr().err
+
+    def test_leaving_needs_a_yes(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Nothing is removed without --yes."""
+        assert cli.main(["leave"]) == 3
+        assert "leave --yes" in capsys.readouterr().err
+
+    def test_facts_as_json(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Data on stdout can be read by a program."""
+        assert cli.main(["facts", "--output", "json"]) == 0
+        assert json.loads(capsys.readouterr().out)["cpus"] >= 1
+
+    def test_version(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """The version is one line."""
+        assert cli.main(["version"]) == 0
+        assert capsys.readouterr().out.startswith("freehold-agent ")
+
+    @pytest.mark.parametrize("verb", ["status", "plan", "converge"])
+    def test_no_node_is_one_message(
+        self, verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """On a machine that is no node each verb says so, without a traceback."""
+        monkeypatch.setattr(paths, "JOIN_DOCUMENT", str(tmp_path / "none.json"))
+        monkeypatch.setattr(keep, "Host", lambda: Host(lock=lambda timeout: contextlib.nullcontext()))
+        assert cli.main([verb]) == 3
+        error = capsys.readouterr().err
+        assert "is no node" in error
+        assert "Traceback" not in error
+
+    @pytest.mark.parametrize(
+        ("outcome", "status", "words"),
+        [
+            ({"result": {"changes": []}}, 0, "nothing differs"),
+            (
+                {"result": {"changes": [{"key": "artifact:ab", "action": "create", "title": "bin/kubelet"}]}},
+                2,
+                "+ artifact:ab (bin/kubelet)",
+            ),
+            ({"error": {"kind": "locked", "message": "another run", "hint": "wait"}}, 6, "another run"),
+            ({"error": {"kind": "internal", "message": "oops", "detail": "Traceback"}}, 1, "oops"),
+        ],
+    )
+    def test_plan(
+        self,
+        outcome: dict[str, Any],
+        status: int,
+        words: str,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """plan ends with 0 without and 2 with changes; a failure is one message."""
+        monkeypatch.setattr(keep, "read_document", lambda: a_document())
+        monkeypatch.setattr("freehold_agent.remote.perform", lambda request, stream, tell: tell(outcome))
+        assert cli.main(["plan"]) == status
+        captured = capsys.readouterr()
+        assert words in captured.out + captured.err
+        assert "Traceback" not in captured.err
