@@ -216,7 +216,11 @@ class _Run:
         if isinstance(resource, File):
             # Its rename waits for the other files of the batch: they become durable together.
             self._tell(group, "start")
-            self._staged.append((group[0], tree.stage_file(resource)))
+            try:
+                self._staged.append((group[0], tree.stage_file(resource)))
+            except BaseException:
+                self._tell(group, "failed")
+                raise
             return
         if not isinstance(resource, Directory):
             self._flush()

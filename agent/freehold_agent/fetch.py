@@ -91,6 +91,7 @@ class Fetcher:
         self._local = threading.local()
         self._jobs: Dict[str, concurrent.futures.Future[None]] = {}
         self._stopped = threading.Event()
+        self._open: List[http.client.HTTPSConnection] = []
 
     def announce(self, artifacts: Sequence[Artifact]) -> None:
         """Begin to fetch, in this order."""
@@ -109,6 +110,8 @@ class Fetcher:
         for job in self._jobs.values():
             job.cancel()
         self._pool.shutdown()
+        for connection in self._open:
+            connection.close()
 
     def _fetch(self, artifact: Artifact) -> None:
         directory = self._machine.store
@@ -181,6 +184,7 @@ class Fetcher:
         kept: Dict[str, http.client.HTTPSConnection] = self._local.__dict__.setdefault("kept", {})
         if endpoint not in kept:
             kept[endpoint] = connect_pinned(endpoint, self._ca_pem, self._timeout)
+            self._open.append(kept[endpoint])
         return kept[endpoint]
 
     def _forget(self, endpoint: str) -> None:

@@ -11,7 +11,7 @@ import time
 from typing import Callable, Collection, Dict, List, Optional, Sequence
 
 from freehold_agent.contract import paths
-from freehold_agent.contract.resources import KINDS, Change, split_key
+from freehold_agent.contract.resources import Change, split_key
 from freehold_agent.converge import Progress, Summary
 from freehold_agent.errors import StepFailed
 from freehold_agent.kinds import accounts, kernel, removal, units
@@ -69,22 +69,22 @@ class _Leave:
         pod_cidrs = self._pod_cidrs()
         self._stop_units()
         if "node" in owners:
-            self._step("processes", lambda: processes.kill_all(machine.cgroups, machine.proc))
-            self._step("mounts", lambda: trees.unmount_below(UNMOUNT, machine.run))
-            self._step("namespaces", lambda: trees.remove_network_namespaces(machine.run))
-            self._step("interfaces", lambda: network.remove_links(machine.run))
-            self._step("tables", lambda: network.remove_tables(machine.run))
+            self._step("process", lambda: processes.kill_all(machine.cgroups, machine.proc))
+            self._step("mount", lambda: trees.unmount_below(UNMOUNT, machine.run))
+            self._step("namespace", lambda: trees.remove_network_namespaces(machine.run))
+            self._step("interface", lambda: network.remove_links(machine.run))
+            self._step("table", lambda: network.remove_tables(machine.run))
         if owners:
-            self._step("slices", self._stop_slices)
-            self._step("cgroups", lambda: processes.remove_cgroups(machine.cgroups))
-            self._step("routes", lambda: network.remove_routes(pod_cidrs, machine.run))
+            self._step("slice", self._stop_slices)
+            self._step("cgroup", lambda: processes.remove_cgroups(machine.cgroups))
+            self._step("route", lambda: network.remove_routes(pod_cidrs, machine.run))
         for record in self._records:
             self._undo(record)
         for path in self._trees(owners):
             self._step("tree", functools.partial(self._remove_tree, path))
         self._forget_units()
         for record in self._records:
-            self._step("sysctls", functools.partial(self._restore_sysctls, record))
+            self._step("sysctl", functools.partial(self._restore_sysctls, record))
         self._step("tree", functools.partial(self._remove_tree, paths.STATE))
 
     def _stop_units(self) -> None:
@@ -106,8 +106,8 @@ class _Leave:
             if known[name].get("LoadState") != "not-found" or known[name].get("ActiveState") == "active"
         ]
         if present:
-            self._tell("units", "start", 0.0)
-            self._step("units", functools.partial(self._remove_units, present))
+            self._tell("unit", "start", 0.0, len(present))
+            self._step("unit", functools.partial(self._remove_units, present))
 
     def _remove_units(self, names: Sequence[str]) -> Sequence[str]:
         units.remove_units(names, self._machine)
@@ -128,7 +128,7 @@ class _Leave:
         for kind, group in removal.grouped(changes):
             keys = [change.key for change in group if self._is_there(kind, change.key)]
             if keys and kind in {"file", "link", "directory", "artifact", "user"}:
-                self._step(kind + "s", functools.partial(self._undo_group, kind, keys))
+                self._step(kind, functools.partial(self._undo_group, kind, keys))
 
     def _undo_group(self, kind: str, keys: Sequence[str]) -> Sequence[str]:
         removal.undo(kind, {key: self._before[key] for key in keys}, self._machine)
@@ -216,13 +216,15 @@ class _Leave:
         if not removed:
             return
         for name in removed:
-            key = name if split_key(name)[0] in KINDS and ":" in name else title + ":" + name
+            key = name if split_key(name)[0] == title else title + ":" + name
             self.changes.append(Change(key, "delete", None, None))
-        self._tell(title + ":" + removed[0] if title == "tree" else title, "done", begun)
+        self._tell(title, "done", begun, len(removed))
 
-    def _tell(self, key: str, state: str, begun: float) -> None:
+    def _tell(self, key: str, state: str, begun: float, count: int = 0) -> None:
+        """Tell one event for all that a step removes: there may be hundreds of files."""
         seconds = round(time.monotonic() - begun, 3) if begun else 0.0
-        event = {"event": "change", "key": key, "action": "delete", "title": "", "state": state}
+        title = "{} removed".format(count) if count and state == "done" else ""
+        event = {"event": "change", "key": key, "action": "delete", "title": title, "state": state}
         self._progress({**event, "seconds": seconds})
 
 

@@ -89,14 +89,14 @@ class Systemd:
         if names:
             self._run(["systemctl", "reset-failed", "--", *names], timeout=30, check=False)
 
-    def failure(self, name: str, message: str = "") -> SystemdError:
-        """Return what went wrong with a unit, with its last journal lines."""
+    def failure(self, name: str) -> SystemdError:
+        """Return why a unit is not running, with its last journal lines."""
         state = self.show([name]).get(name, {})
         result = state.get("Result", "")
-        text = message or "{} is {} ({}), result {}".format(
-            name, state.get("ActiveState", "unknown"), state.get("SubState", ""), result or "unknown"
-        )
-        return SystemdError(name, text, result, self.journal(name))
+        message = "{} did not start: it is {}".format(name, state.get("ActiveState", "unknown"))
+        if result not in {"", "success"}:
+            message += ", result {}, exit status {}".format(result, state.get("ExecMainStatus", "unknown"))
+        return SystemdError(name, message, result, self.journal(name))
 
     def journal(self, name: str, lines: int = 15) -> str:
         """Return the last lines a unit logged; empty where the journal cannot be read."""
@@ -120,14 +120,15 @@ class Systemd:
             self._run(["systemctl", *verb, "--", *names] if names else ["systemctl", *verb], timeout=timeout)
         except ProgramFailed as error:
             unit = next((name for name in names if name in error.output), names[0] if names else "")
-            message = "systemctl {}: {}".format(verb[0], error.output or "failed")
             if error.status is None:
                 message = "{} not done within {:g} s (systemctl {})".format(
                     ", ".join(names) or "systemd", timeout, verb[0]
                 )
-            if not unit:
-                raise SystemdError("", message) from error
-            raise self.failure(unit, first_line(message)) from error
+                raise SystemdError(unit, message, "timeout", self.journal(unit) if unit else "") from error
+            if verb[0] in {"start", "restart"} and unit in error.output:
+                raise self.failure(unit) from error
+            message = "systemctl {}: {}".format(verb[0], first_line(error.output) or "failed")
+            raise SystemdError(unit, message, journal=self.journal(unit) if unit else "") from error
 
 
 def first_line(text: str) -> str:

@@ -296,7 +296,7 @@ def test_a_unit_that_does_not_start_says_why(machine, tmp_path):
     """The error names the unit and carries its journal, and the event says failed."""
     machine.systemd.refuse.add("a.service")
     events: List[Dict[str, Any]] = []
-    with pytest.raises(StepFailed, match=r"a\.service is inactive") as caught:
+    with pytest.raises(StepFailed, match=r"a\.service did not start: it is inactive") as caught:
         converge(a_unit(tmp_path, "a.service", "1"), "node", no_artifact, events.append, machine=machine)
     assert caught.value.detail == "it said why"
     assert events[-1]["state"] == "failed"
