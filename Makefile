@@ -43,8 +43,9 @@ bundle: venv ## Build the release bundle (resumes, does nothing when it is there
 lab-up: venv ## Start the lab's machines (cp1, w1, w2) and write their inventory
 	@$(TIMED) "lab machines" vagrant/lab up
 
-lab-down: ## Remove the lab's machines, disks and network
+lab-down: ## Remove the lab's machines, disks and network, those of the tests too
 	@vagrant/lab destroy
+	@FREEHOLD_LAB=freehold-test vagrant/lab destroy
 
 # The machines come up behind the bundle's progress bar: the bundle takes minutes, they take seconds.
 cluster: venv ## From nothing to a running cluster in the lab
@@ -65,7 +66,7 @@ test: test-unit test-lab ## Run every test: unit, plan, contract, then integrati
 test-unit: venv ## Run the tests that need no machine
 	@$(TIMED) "unit, plan and contract tests" $(PYTEST) -m "not lab and not bundle" tests
 
-test-lab: bundle lab-up ## Run the tests on the lab's machines
+test-lab: bundle ## Run the tests on lab machines (a lab of their own, which stays up)
 	@$(TIMED) "integration and end-to-end tests" $(PYTEST) -m "lab or bundle" tests
 
 lint: venv ## Check style, types and who may import whom
