@@ -1,0 +1,142 @@
+"""The cluster that the end-to-end tests share, on machines of their own.
+
+Tests run in the order of their files' names in one process: 0x before and at the first apply, 1x what a cluster can
+do, 2x the second apply, 3x reboots, 4x reset, 5x bad input. Nothing is skipped: without lab or bundle they fail.
+
+    FREEHOLD_TEST_LAB=NAME pytest tests/e2e/test_11_network.py     uses that lab's cluster as it is, makes it if need be
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.cluster import Bundle, Cluster
+from tests.support.kubectl import Answer, Kubectl
+from tests.support.lab import Lab
+from tests.support.program import Freehold
+
+from freehold_installer.bundle.store import default_root
+
+HERE = Path(__file__).parent
+REUSED = os.environ.get("FREEHOLD_TEST_LAB", "")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test here: it needs the machines and the bundle."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.lab)
+            item.add_marker(pytest.mark.bundle)
+
+
+@pytest.fixture(scope="session")
+def bundle() -> Bundle:
+    """The release bundle of this machine."""
+    return Bundle()
+
+
+@pytest.fixture(scope="session")
+def lab() -> Lab:
+    """Machines with nothing on them: one control plane, two workers. They stay, to be looked at."""
+    found = Lab.ensure("1+2")
+    if not REUSED:
+        found.fresh()
+        shutil.rmtree(_state_home(found), ignore_errors=True)
+    return found
+
+
+@pytest.fixture(scope="session")
+def freehold(lab: Lab) -> Freehold:
+    """The installed command, with the lab's inventory and an own state directory."""
+    return Freehold(lab.inventory_path, _state_home(lab))
+
+
+@pytest.fixture(scope="session")
+def first_apply(freehold: Freehold, bundle: Bundle) -> Answer:
+    """What the first `freehold apply --yes` said; it is done once, by whoever asks first."""
+    return freehold("apply", "--yes")
+
+
+@pytest.fixture(scope="session")
+def cluster(lab: Lab, freehold: Freehold, bundle: Bundle, first_apply: Answer) -> Cluster:
+    """A running cluster with the test images on each node."""
+    assert not first_apply.failed, str(first_apply)
+    made = Cluster(lab, freehold, bundle)
+    made.load_images()
+    return made
+
+
+@pytest.fixture(scope="session")
+def kubectl(cluster: Cluster) -> Kubectl:
+    """The bundle's kubectl with the administrator's kubeconfig."""
+    return cluster.kubectl
+
+
+@pytest.fixture
+def namespace(kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace of this test; it goes away in its own time."""
+    name = "t-" + hashlib.sha256(f"{request.node.nodeid}{os.getpid()}".encode()).hexdigest()[:10]
+    _create(kubectl, name)
+    yield name
+    kubectl("delete", "namespace", name, "--wait=false", check=False)
+
+
+@pytest.fixture
+def here(kubectl: Kubectl, namespace: str) -> Kubectl:
+    """kubectl in the test's own namespace."""
+    return kubectl.within(namespace)
+
+
+@pytest.fixture(scope="session")
+def echo(cluster: Cluster, kubectl: Kubectl) -> Iterator[Kubectl]:
+    """kubectl in a namespace with a web server and a shell on each node (manifests/echo.yaml), all ready."""
+    name = "e2e-echo"
+    if REUSED:
+        kubectl("delete", "namespace", name, "--ignore-not-found", timeout=120)
+    _create(kubectl, name)
+    there = kubectl.within(name)
+    there.apply(*cluster.objects("echo"))
+    there.rolled_out("daemonset/echo", "daemonset/shell")
+    yield there
+    kubectl("delete", "namespace", name, "--wait=false", check=False)
+
+
+def _create(kubectl: Kubectl, name: str) -> None:
+    kubectl("create", "namespace", name)
+    # Pods are refused until the controller manager has made it.
+    kubectl.within(name).wait("serviceaccount/default", "create", timeout=20)
+
+
+def _state_home(lab: Lab) -> Path:
+    return default_root() / "e2e" / lab.name
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Any:
+    """Add to a failure what the machines have to say: failed units and the end of their journals."""
+    report = yield
+    if report.failed and call.when in ("setup", "call") and isinstance(item, pytest.Function):
+        found = item.funcargs.get("lab")
+        if isinstance(found, Lab):
+            report.sections += [(f"machine {name}", _last_words(found, name)) for name in found.machines]
+    return report
+
+
+def _last_words(lab: Lab, machine: str) -> str:
+    try:
+        return lab.exec(machine, "sh", "-c", LAST_WORDS, check=False, timeout=20).stdout
+    except Exception as error:  # a dead machine must not hide the failure that this is about
+        return f"{type(error).__name__}: {error}"
+
+
+LAST_WORDS = r"""
+systemctl list-units --plain --no-legend --state=failed,activating,auto-restart
+for unit in $(systemctl list-units --plain --no-legend --state=failed,auto-restart | cut -d' ' -f1); do
+  echo "--- $unit"; journalctl --no-pager --output=short-precise --lines=20 --unit="$unit"
+done
+echo "--- warnings"; journalctl --no-pager --output=short-precise --priority=warning --lines=15
+"""
