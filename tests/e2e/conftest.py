@@ -24,6 +24,9 @@ from freehold_installer.bundle.store import default_root
 HERE = Path(__file__).parent
 REUSED = os.environ.get("FREEHOLD_TEST_LAB", "")
 
+THE_LAB = pytest.StashKey[Lab]()
+"""Where the hook below finds it, also when a fixture failed."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test here: it needs the machines and the bundle."""
@@ -40,9 +43,10 @@ def bundle() -> Bundle:
 
 
 @pytest.fixture(scope="session")
-def lab() -> Lab:
+def lab(request: pytest.FixtureRequest) -> Lab:
     """Machines with nothing on them: one control plane, two workers. They stay, to be looked at."""
     found = Lab.ensure("1+2")
+    request.session.stash[THE_LAB] = found
     if not REUSED:
         found.fresh()
         shutil.rmtree(_state_home(found), ignore_errors=True)
@@ -120,8 +124,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     """Add to a failure what the machines have to say: failed units and the end of their journals."""
     report = yield
     if report.failed and call.when in ("setup", "call") and isinstance(item, pytest.Function):
-        found = item.funcargs.get("lab")
-        if isinstance(found, Lab):
+        found = item.session.stash.get(THE_LAB, None)
+        if found is not None:
             report.sections += [(f"machine {name}", _last_words(found, name)) for name in found.machines]
     return report
 

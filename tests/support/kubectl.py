@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 TIMEOUT = 60.0
 """Seconds a command may take unless told otherwise."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
+_SHOWN_LINES = 40
 T = TypeVar("T")
 
 
@@ -44,7 +45,8 @@ class Answer:
             raise AssertionError(f"{self.command}: no JSON on standard output\n{self}") from error
 
     def __str__(self) -> str:
-        return f"$ {self.command}\nexit code {self.code}\n{self.stdout}{self.stderr}"
+        said = "".join(_end(output) for output in (self.stdout, self.stderr))
+        return f"$ {self.command}\nexit code {self.code}\n{said}"
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,13 @@ def wait_for(condition: Callable[[], T | None], timeout: float, what: str) -> T:
             raise AssertionError(f"not within {timeout:.0f} s: {what}" + (f"\n{reason}" if reason else ""))
         time.sleep(pause)
         pause = min(_LONGEST_PAUSE, pause * 1.5)
+
+
+def _end(output: str) -> str:
+    """Return the last lines of an output: a plan has hundreds."""
+    lines = output.splitlines(keepends=True)
+    left_out = len(lines) - _SHOWN_LINES
+    return output if left_out <= 0 else f"({left_out} lines left out)\n" + "".join(lines[-_SHOWN_LINES:])
 
 
 def _split(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
