@@ -43,6 +43,8 @@ KUBELET_SYSCTLS = {
     "kernel.keys.root_maxbytes": "25000000",
 }
 """What the kubelet sets by itself at its start; desired beforehand, so that removal can put it back."""
+LIMITS = {"fs.inotify.max_user_instances": 8192, "fs.inotify.max_user_watches": 524288}
+"""Least values: with a distribution's 128 instances containerd soon starts without its CRI service."""
 DISKS = ("/", "/opt", "/var/lib", paths.ETCD_STATE, paths.CONTAINERD_STATE, paths.KUBELET_STATE)
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64le", "s390x": "s390x"}
 CAP_SYS_RESOURCE = 24
@@ -62,7 +64,8 @@ def gather() -> Dict[str, Any]:
         "nofile": _nofile_limit(),
         "swap": len(_read("/proc/swaps").splitlines()) > 1,
         "conntrack_writable": _writable("net.netfilter.nf_conntrack_max", missing=True),
-        "sysctls_writable": sorted(name for name in KUBELET_SYSCTLS if _writable(name)),
+        "sysctls_writable": sorted(name for name in (*KUBELET_SYSCTLS, *LIMITS) if _writable(name)),
+        "limits": {name: _number(name) for name in LIMITS},
         "modules": {name: _module_state(name) for name in MODULES},
         "default_route": any(route["destination"] == "0.0.0.0/0" for route in routes),
         "default_route_v6": any(route["destination"] == "::/0" for route in routes),
@@ -210,6 +213,11 @@ def _nofile_limit() -> int:
 def _writable(sysctl: str, missing: bool = False) -> bool:
     path = "/proc/sys/" + sysctl.replace(".", "/")
     return os.access(path, os.W_OK) if os.path.exists(path) else missing
+
+
+def _number(sysctl: str) -> int:
+    text = _read("/proc/sys/" + sysctl.replace(".", "/")).strip()
+    return int(text) if text.isdigit() else 0
 
 
 def _module_state(name: str) -> str:

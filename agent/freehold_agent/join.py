@@ -26,6 +26,7 @@ from freehold_agent.facts import gather
 from freehold_agent.fetch import Fetcher, Waiter
 from freehold_agent.machine import files
 from freehold_agent.machine.lock import LockBusyError, converge_lock
+from freehold_agent.machine.programs import ProgramFailed
 from freehold_agent.machine.systemd import Systemd, SystemdError
 
 CredentialSource = Callable[[], Optional[BootstrapCredential]]
@@ -38,7 +39,7 @@ CERTIFICATE_TIMEOUT = 120.0
 """Seconds until a join without a certificate has failed."""
 STATE_CHECK = 2.0
 """Seconds between two looks whether the kubelet keeps dying."""
-DEATHS = 8
+DEATHS = 3
 """Restarts of the kubelet after which waiting for its certificate makes no sense."""
 LOCK_TIMEOUT = 300.0
 """Seconds to wait for another run: a control plane's own may still be receiving its programs."""
@@ -175,6 +176,11 @@ class _Join:
                 self._bootstrap(credential_source)
                 changes += self._converge(resources, [kubelet])
                 self._await_certificate()
+            except AgentError:
+                # It would ask for ever, without a credential, and fill the API with requests.
+                with contextlib.suppress(SystemdError, ProgramFailed):
+                    self._host.systemd.stop(KUBELET_UNIT)
+                raise
             finally:
                 # It is used up, or will be asked for anew: no credential outlives the join.
                 files.remove(self._host.root + paths.BOOTSTRAP_KUBECONFIG)
@@ -202,7 +208,11 @@ class _Join:
         while not os.path.exists(self._host.root + paths.KUBELET_CLIENT_CERTIFICATE):
             elapsed = time.monotonic() - begun
             if elapsed > CERTIFICATE_TIMEOUT:
-                raise self._no_certificate("within {:g} s".format(CERTIFICATE_TIMEOUT))
+                raise self._failed(
+                    "the kubelet got no client certificate within {:g} s".format(CERTIFICATE_TIMEOUT),
+                    "is the API server {} reachable from this machine, and does freehold-controller "
+                    "approve requests?".format(self._document.endpoints[0]),
+                )
             if time.monotonic() - checked > STATE_CHECK:
                 checked = time.monotonic()
                 self._look_at_kubelet()
@@ -212,16 +222,11 @@ class _Join:
         """Raise StepFailed when the kubelet keeps dying: its journal says more than a timeout."""
         state = self._host.systemd.show([KUBELET_UNIT], ("ActiveState", "NRestarts")).get(KUBELET_UNIT, {})
         if int(state.get("NRestarts", "0") or "0") >= DEATHS:
-            raise self._no_certificate("because it does not stay up")
+            raise self._failed("the kubelet does not stay up", "journalctl -u kubelet -u containerd")
 
-    def _no_certificate(self, why: str) -> AgentError:
-        return StepFailed(
-            "unit:" + KUBELET_UNIT,
-            "the kubelet got no client certificate " + why,
-            hint="is the API server " + self._document.endpoints[0] + " reachable from this machine, "
-            "and does freehold-controller approve requests?",
-            detail=self._host.systemd.journal(KUBELET_UNIT),
-        )
+    def _failed(self, message: str, hint: str) -> AgentError:
+        detail = self._host.systemd.journal(KUBELET_UNIT)
+        return StepFailed("unit:" + KUBELET_UNIT, message, hint=hint, detail=detail)
 
     def _forget_credential(self) -> None:
         """Remove what a former node or an expired certificate left; a kubelet would go on using it."""

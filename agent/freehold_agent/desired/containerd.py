@@ -69,6 +69,8 @@ def containerd_config(document: JoinDocument, facts: Mapping[str, Any]) -> str:
             "version = 3",
             "root = " + _text(paths.CONTAINERD_STATE),
             'state = "/run/containerd"',
+            "# Without it containerd would run and every kubelet on it fail.",
+            'required_plugins = ["io.containerd.grpc.v1.cri"]',
             "",
             "[grpc]",
             "address = " + _text(paths.CONTAINERD_SOCKET),

@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Mapping, Optional
 from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.contract.resources import File, KernelModule, Resource, Route, Sysctl
-from freehold_agent.facts import KUBELET_SYSCTLS, MODULES
+from freehold_agent.facts import KUBELET_SYSCTLS, LIMITS, MODULES
 
 
 def machine_resources(document: JoinDocument, facts: Mapping[str, Any]) -> List[Resource]:
@@ -65,6 +65,10 @@ def _sysctls(document: JoinDocument, facts: Mapping[str, Any]) -> Dict[str, str]
         sysctls["net.bridge.bridge-nf-call-ip6tables"] = "1"
     writable = facts.get("sysctls_writable", ())
     sysctls.update({name: value for name, value in KUBELET_SYSCTLS.items() if name in writable})
+    present = facts.get("limits", {})
+    # Never lowered; and what we raised stays wanted at the next look.
+    limits = {name: max(least, present.get(name, 0)) for name, least in LIMITS.items() if name in writable}
+    sysctls.update({name: str(value) for name, value in limits.items()})
     return sysctls
 
 

@@ -203,6 +203,14 @@ def test_only_writable_kernel_settings() -> None:
     assert Sysctl("vm.overcommit_memory", "1") in desired_node(a_document(), ubuntu())
 
 
+def test_limits_are_raised_and_never_lowered() -> None:
+    """A limit below the least one is raised, a higher one kept; the second look wants the same."""
+    name = "fs.inotify.max_user_instances"
+    for present, wanted in ((128, "8192"), (8192, "8192"), (65536, "65536")):
+        facts = ubuntu(sysctls_writable=[name], limits={name: present})
+        assert Sysctl(name, wanted) in desired_node(a_document(), facts)
+
+
 def test_the_agent_runs_from_the_release() -> None:
     """The agent is started from the release, by the interpreter that was found."""
     assert unit_text("freehold-agent.service", lab())["ExecStart"] == [

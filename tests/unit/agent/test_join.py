@@ -228,6 +228,7 @@ def test_no_certificate_is_one_clear_message(
         run(machine)
     assert caught.value.detail == "kubelet says why"
     assert not machine.path(paths.BOOTSTRAP_KUBECONFIG).exists()
+    assert machine.systemd.stopped == ["kubelet.service"]
 
 
 def test_a_dying_kubelet_is_not_waited_for(
