@@ -66,6 +66,11 @@ def desired_node(
     return resources
 
 
+def moves_release(document: JoinDocument, facts: Mapping[str, Any]) -> bool:
+    """Say whether another release is in use: its files must stay until the new ones run."""
+    return facts.get("release", "") not in ("", document.manifest.directory)
+
+
 def _directories(document: JoinDocument) -> List[Resource]:
     resources: List[Resource] = [Directory(paths.ETC), Directory(paths.STATE), Directory(paths.KUBERNETES)]
     if not document.control_plane:
