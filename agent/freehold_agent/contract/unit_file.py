@@ -36,6 +36,8 @@ def service(
     unit_settings.update(unit or {})
     service_settings: Dict[str, Union[str, Sequence[str]]] = {
         "ExecStart": " ".join(quoted(word) for word in command),
+        # Started means running: without it a unit counts as started before its program is.
+        "Type": "exec",
         "Restart": "always",
         "RestartSec": "1",
         "Slice": slice_name,

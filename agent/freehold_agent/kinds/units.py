@@ -3,7 +3,7 @@
 import os
 import re
 from dataclasses import dataclass
-from typing import Dict, List, Mapping, Optional, Sequence
+from typing import Dict, List, Mapping, Optional, Sequence, Set
 
 from freehold_agent.contract.resources import Attributes, Unit, key_of
 from freehold_agent.errors import StepFailed
@@ -30,7 +30,10 @@ class Observation:
 def observe_units(names: Sequence[str], machine: ThisMachine) -> Observation:
     """Return what systemd says of the units, in one call. Raises SystemdError."""
     properties = machine.systemd.show(names)
-    return Observation({name: _attributes(properties[name], machine) for name in names}, properties)
+    links = _enabled(machine)
+    return Observation(
+        {name: _attributes(name, properties[name], links, machine) for name in names}, properties
+    )
 
 
 def start_units(
@@ -96,12 +99,26 @@ def _running(attributes: Optional[Attributes]) -> bool:
     return bool(attributes and attributes.get("active"))
 
 
-def _attributes(properties: Properties, machine: ThisMachine) -> Optional[Attributes]:
+def _enabled(machine: ThisMachine) -> Set[str]:
+    """Return the units that targets want, from the links on disk.
+
+    systemd itself answers from what it saw at its last reload, which may be older than a link.
+    """
+    found: Set[str] = set()
+    for entry in os.listdir(machine.units):
+        if entry.endswith(".wants"):
+            found.update(os.listdir(os.path.join(machine.units, entry)))
+    return found
+
+
+def _attributes(
+    name: str, properties: Properties, links: Set[str], machine: ThisMachine
+) -> Optional[Attributes]:
     state = properties.get("ActiveState", "inactive")
     if properties.get("LoadState") == "not-found" and state in {"inactive", "failed"}:
         return None
     return {
-        "enabled": properties.get("UnitFileState") == "enabled",
+        "enabled": name in links,
         "active": state in _UP,
         "inputs": _inputs(properties, state, machine),
         "failed": state == "failed",

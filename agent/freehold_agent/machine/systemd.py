@@ -16,7 +16,6 @@ OBSERVED = (
     "ActiveState",
     "SubState",
     "Result",
-    "UnitFileState",
     "NeedDaemonReload",
     "MainPID",
     "ControlGroup",

@@ -57,10 +57,14 @@ def expected_document(state: ClusterState, host: Host) -> JoinDocument:
 
 
 def prepare(lane: Lane, state: ClusterState, *, local: bool) -> None:
-    """Bring everything onto the machine that needs no admission: files, containerd, images.
+    """Bring everything onto a new machine that needs no admission: files, containerd, images.
 
     `local`: the installer streams the artifacts to this machine itself, so they are waited for, not fetched.
+    A machine that is a node already is brought up to date as a whole by the join: its resident agent keeps it as
+    its present document says, and would take away what that does not name.
     """
+    if state.seen[lane.host.name].document is not None:
+        return
     request = {
         "verb": "prepare",
         "document": expected_document(state, lane.host).to_json(),

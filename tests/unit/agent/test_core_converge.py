@@ -37,7 +37,6 @@ class PretendedSystemd(Systemd):
     calls: List[str] = field(default_factory=list)
     loaded: Dict[str, str] = field(default_factory=dict)
     running: Dict[str, str] = field(default_factory=dict)
-    enabled: set = field(default_factory=set)
     refuse: set = field(default_factory=set)
 
     def unit_file(self, name):
@@ -59,7 +58,7 @@ class PretendedSystemd(Systemd):
             result[name] = {
                 "LoadState": "loaded" if text is not None else "not-found",
                 "ActiveState": "active" if name in self.running else "inactive",
-                "UnitFileState": "enabled" if name in self.enabled else "disabled",
+                "UnitFileState": "stale",
                 "NeedDaemonReload": "yes" if self.loaded.get(name, text) != text else "no",
                 "MainPID": pid,
             }
@@ -68,16 +67,29 @@ class PretendedSystemd(Systemd):
     def daemon_reload(self):
         self.calls.append("daemon-reload")
         for name in os.listdir(os.path.join(self.root, "units")):
-            if not name.startswith("."):
+            if name.endswith((".service", ".slice")):
                 self.loaded[name] = self.unit_file(name) or ""
 
     def enable(self, names):
         if names:
             self.calls.append("enable " + " ".join(names))
-            self.enabled.update(names)
+            os.makedirs(self.wants, exist_ok=True)
+            for name in names:
+                if not os.path.lexists(os.path.join(self.wants, name)):
+                    os.symlink("../" + name, os.path.join(self.wants, name))
 
     def disable(self, names):
-        self.enabled.difference_update(names)
+        for name in set(names) & self.enabled:
+            os.unlink(os.path.join(self.wants, name))
+
+    @property
+    def wants(self):
+        return os.path.join(self.root, "units", "multi-user.target.wants")
+
+    @property
+    def enabled(self):
+        """The units with a link, as on a real disk."""
+        return set(os.listdir(self.wants)) if os.path.isdir(self.wants) else set()
 
     def restart(self, *names, timeout=90.0):
         self.calls.append("restart " + " ".join(names))
