@@ -9,6 +9,7 @@ from freehold_agent.contract.resources import Resource
 from freehold_agent.contract.unit_file import service
 
 UNIT = "freehold-agent"
+OTHERS = ("containerd", "freehold-images", "kubelet", "flannel", "kube-proxy")
 WATCHDOG = 300
 """Seconds without a sign of life until systemd restarts it; one repair takes less."""
 
@@ -33,6 +34,7 @@ def agent_resources(document: JoinDocument, facts: Mapping[str, Any]) -> List[Re
         # The document is read again at each round: it is no input.
         inputs=[digests_of(document.manifest, AGENT_ENTRY)],
         slice_name=paths.NODE_SLICE,
-        unit={"After": "network.target containerd.service"},
+        # At boot it looks once the others were started: units still on their way are nothing to repair.
+        unit={"After": "network.target " + " ".join(name + ".service" for name in OTHERS)},
         service=settings,
     )
