@@ -56,7 +56,7 @@ def _run(lab: Lab, options: argparse.Namespace) -> int:
     if options.verb == "ssh":
         return _ssh(lab, options)
     if machines.needs_root and os.geteuid() != 0:
-        return _again_as_root()
+        return _again_as_root(options.verb)
     if options.verb == "exec":
         command = options.command[1:] if options.command[:1] == ["--"] else options.command
         return subprocess.run(
@@ -157,14 +157,13 @@ def _ssh(lab: Lab, options: argparse.Namespace) -> int:
     return subprocess.run(["ssh", *arguments, *strict, *target], check=False).returncode
 
 
-def _again_as_root() -> int:
+def _again_as_root(verb: str) -> int:
     """Start this very command under sudo: containers with systemd and a bridge need root."""
     kept = [
         f"{name}={value}" for name, value in os.environ.items() if name.startswith(("FREEHOLD_", "VAGRANT_"))
     ]
     kept = [entry for entry in kept if not entry.startswith("FREEHOLD_CACHE=")]
     kept.append(f"FREEHOLD_CACHE={os.path.dirname(places.cache())}")
-    script = os.path.join(places.VAGRANT_DIRECTORY, "lab")
     return subprocess.run(
         ["sudo", "env", *kept, sys.executable, script, *sys.argv[1:]], check=False
     ).returncode

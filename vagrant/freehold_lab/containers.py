@@ -48,6 +48,9 @@ class ContainerMachines:
         podman.give_host_an_address(self.lab)
         for machine in machines:
             leftovers.adopt(self.lab, machine)
+        for directory, _, files in os.walk(os.path.join(places.CHECKOUT, ".vagrant")):
+            for name in ("", *files):
+                places.own(os.path.join(directory, name))
         self._note_old_images(machines)
 
     def host_key(self, name: str) -> str:
