@@ -1,0 +1,70 @@
+"""Pods as tests need them: where one runs and which address it has; and web requests made from somewhere."""
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tests.support.cluster import Cluster
+from tests.support.kubectl import Kubectl
+
+PATIENCE = 5
+"""Seconds for one request; it takes milliseconds."""
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A running pod."""
+
+    name: str
+    node: str
+    address: str
+
+
+def pods_by_node(kubectl: Kubectl, app: str) -> dict[str, Pod]:
+    """Return the running pods labelled `app=APP`, one per node."""
+    items = kubectl.json("get", "pods", f"--selector=app={app}")["items"]
+    return {
+        item["spec"]["nodeName"]: Pod(
+            item["metadata"]["name"], item["spec"]["nodeName"], item["status"].get("podIP", "")
+        )
+        for item in items
+        if item["status"]["phase"] == "Running" and "deletionTimestamp" not in item["metadata"]
+    }
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the echo server said about a request; empty when there was no answer."""
+
+    url: str
+    server: str = ""
+    client: str = ""
+    """The address that the server saw."""
+
+
+def from_pod(kubectl: Kubectl, pod: str, urls: Sequence[str]) -> list[Reply]:
+    """Ask each URL from a pod that has a shell. Raises nothing for one that does not answer."""
+    script = _script(f"timeout {PATIENCE} wget -q -O-", urls)
+    answer = kubectl.exec(pod, "sh", "-c", script, timeout=30 + PATIENCE * len(urls))
+    return _replies(urls, answer.stdout)
+
+
+def from_machine(cluster: Cluster, machine: str, urls: Sequence[str]) -> list[Reply]:
+    """Ask each URL from a machine's own network."""
+    script = _script(f"curl --silent --max-time {PATIENCE}", urls)
+    return _replies(urls, cluster.run(machine, script, timeout=30 + PATIENCE * len(urls)))
+
+
+def _script(command: str, urls: Sequence[str]) -> str:
+    return "\n".join(f"{command} {shlex.quote(url)} || true; echo ====" for url in urls)
+
+
+def _replies(urls: Sequence[str], output: str) -> list[Reply]:
+    found = output.split("====")[: len(urls)]
+    return [Reply(url, _field("hostname", said), _field("remote", said)) for url, said in zip(urls, found)]
+
+
+def _field(name: str, said: str) -> str:
+    matched = re.search(rf"^{name}: (\S+)$", said, re.MULTILINE)
+    return matched[1].rsplit(":", 1)[0] if matched else ""
