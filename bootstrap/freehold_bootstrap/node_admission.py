@@ -194,6 +194,13 @@ def _new_node(request: NodeRequest, join_uid: str) -> Object:
             "annotations": {JOIN_UID_ANNOTATION: join_uid},
         },
         "spec": {"taints": [dict(taint) for taint in request.taints]} if request.taints else {},
+        # Until the kubelet reports, kube-proxy would ask once a second for the addresses of its Node.
+        "status": {
+            "addresses": [
+                *({"type": "InternalIP", "address": address} for address in request.addresses),
+                {"type": "Hostname", "address": request.name},
+            ]
+        },
     }
 
 

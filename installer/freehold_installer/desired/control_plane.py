@@ -152,6 +152,8 @@ def controllers(context: ControlPlaneContext) -> list[Resource]:
         "cluster-cidr": str(networking.pod_cidr),
         "cluster-name": context.inventory.name,
         "cluster-signing-cert-file": f"{PKI}/ca.crt",
+        # Its default lies under /usr, where nothing of ours belongs.
+        "flex-volume-plugin-dir": f"{paths.STATE}/volume-plugins",
         "cluster-signing-key-file": f"{PKI}/ca.key",
         # 7 days: a removed node's certificate cannot be revoked, so it must not live long.
         "cluster-signing-duration": "168h",
