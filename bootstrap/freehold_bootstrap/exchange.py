@@ -148,6 +148,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     ) -> None:
         """Answer what the parser did not like in the same form as everything else, and close."""
         self.close_connection = True
+        self.request_version = self.protocol_version  # else an unreadable request gets HTTP/0.9: no status
         self.listener.count("answered {}".format(int(code)))
         text = message or HTTPStatus(code).phrase
         plain = "".join(letter for letter in text if letter.isprintable())

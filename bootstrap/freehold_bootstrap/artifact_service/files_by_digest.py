@@ -4,6 +4,7 @@ A name is 64 hex digits or nothing: there is no path to walk. Whoever comes when
 before a file of the release has arrived, is told when to come back.
 """
 
+import errno
 import os
 import re
 import stat
@@ -22,6 +23,7 @@ BUSY_MILLISECONDS = 250
 _DIGEST = re.compile("[0-9a-f]{64}")
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 _CHUNK = 1 << 20
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class FilesByDigest:
@@ -49,9 +51,10 @@ class FilesByDigest:
 
     def _file(self, exchange: Exchange, digest: str) -> None:
         try:
-            descriptor = os.open(os.path.join(self._store, digest), os.O_RDONLY | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            if digest in self._coming:
+            descriptor = os.open(os.path.join(self._store, digest), _OPEN)
+        except OSError as error:
+            # A link (ELOOP) is as good as nothing; so is what we may not read.
+            if error.errno == errno.ENOENT and digest in self._coming:
                 _later(exchange, "coming", "the file is on its way to this machine", COMING_MILLISECONDS)
             else:
                 exchange.refuse(404, "unknown-digest", "no file of this digest is here")
