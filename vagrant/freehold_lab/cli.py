@@ -159,6 +159,11 @@ def _ssh(lab: Lab, options: argparse.Namespace) -> int:
 
 def _again_as_root(verb: str) -> int:
     """Start this very command under sudo: containers with systemd and a bridge need root."""
+    script = os.path.join(places.VAGRANT_DIRECTORY, "lab")
+    prepare = os.path.join(places.VAGRANT_DIRECTORY, "prepare-host")
+    # As the person who typed it, so that the SSH key is theirs; it asks sudo for what needs root.
+    if verb in ("up", "fresh") and subprocess.run([prepare], check=False, stdout=2).returncode:
+        return 1
     kept = [
         f"{name}={value}" for name, value in os.environ.items() if name.startswith(("FREEHOLD_", "VAGRANT_"))
     ]
