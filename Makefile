@@ -20,7 +20,7 @@ help: ## Show this list
 
 venv: $(STAMP) ## Make .venv with freehold and its development tools
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml constraints.txt
 	@pick() { for python in $${PYTHON:-python3.13 python3.12 python3.11 python3 /usr/bin/python3}; do \
 	    if "$$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	        echo "$$python"; return; fi; done; }; \
@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml
 	    "$$(python3 --version 2>&1 || true). Install python3.11 and python3.11-venv, or set PYTHON=/path/to/python" >&2; exit 1; }; \
 	$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	    || "$$python" -m venv --clear .venv; \
-	$(TIMED) "python packages into .venv" $(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(TIMED) "python packages into .venv" $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 host: ## Install what the lab and the bundle need on this host (asks apt, says why)
@@ -64,7 +64,8 @@ check: lint test ## All that must pass: lint, then every test
 test: test-unit test-lab ## Run every test: unit, plan, contract, then integration and end-to-end on the lab
 
 test-unit: venv ## Run the tests that need no machine
-	@$(TIMED) "unit, plan and contract tests" $(PYTEST) -m "not lab and not bundle" tests
+	@$(TIMED) "unit, plan and contract tests" $(PYTEST) -n auto -m "not lab and not bundle" tests
+	@$(TIMED) "the same of what runs on machines, with their oldest Python" tests/check-oldest-python
 
 test-lab: bundle ## Run the tests on lab machines (a lab of their own, which stays up)
 	@$(TIMED) "integration and end-to-end tests" $(PYTEST) -m "lab or bundle" tests
@@ -74,6 +75,7 @@ lint: venv ## Check style, types and who may import whom
 	@$(TIMED) "ruff format" $(BIN)/ruff format --check .
 	@$(TIMED) "mypy" $(BIN)/mypy
 	@$(TIMED) "import contracts" $(BIN)/lint-imports
+	@$(TIMED) "oldest Python of machines" tests/check-oldest-python --minimum-only
 
 format: venv ## Rewrite the sources in the house style
 	@$(BIN)/ruff check --fix .

@@ -3,6 +3,8 @@
 Knows one kubeconfig and, if wanted, one namespace; nothing of machines or of how the cluster came to be.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import subprocess
@@ -107,7 +109,7 @@ class Kubectl:
         seconds = f"--timeout={timeout:.0f}s"
         self("wait", f"--for={condition}", seconds, *what.split(), timeout=timeout + 10)
 
-    def within(self, namespace: str) -> "Kubectl":
+    def within(self, namespace: str) -> Kubectl:
         """Return the same for another namespace."""
         return dataclasses.replace(self, namespace=namespace)
 

@@ -4,6 +4,8 @@ Tests use a lab of their own (`freehold-test`), beside the one a person may be w
 another. It stays up after the tests, so that the next run finds it in a second: `make lab-down` removes it.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import subprocess
@@ -46,7 +48,7 @@ class Lab:
         }
 
     @classmethod
-    def ensure(cls, shape: str = "1+2", name: str = TEST_LAB) -> "Lab":
+    def ensure(cls, shape: str = "1+2", name: str = TEST_LAB) -> Lab:
         """Return the lab with all machines up and its inventory written; machines that run are left alone."""
         lab = cls(name, shape)
         lab.up()

@@ -1,5 +1,7 @@
 """The installed command `freehold`, run as its users do: a process with an inventory and a state directory."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys

@@ -83,7 +83,9 @@ class JoinDocument:
             )
         try:
             network = _tuples(data["network"])
-            fields = {name: value for name, value in _tuples(data).items() if name in cls.__dataclass_fields__}
+            fields = {
+                name: value for name, value in _tuples(data).items() if name in cls.__dataclass_fields__
+            }
             fields["network"] = Network(
                 **{name: value for name, value in network.items() if name in Network.__dataclass_fields__}
             )

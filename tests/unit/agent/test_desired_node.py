@@ -2,7 +2,11 @@
 
 import configparser
 import json
-import tomllib
+
+try:
+    import tomllib
+except ImportError:  # Python 3.9 and 3.10
+    import tomli as tomllib
 from typing import Any
 
 import pytest

@@ -1,7 +1,13 @@
 """What each program of a node is configured to do, on the kinds of machines we know."""
 
+from __future__ import annotations
+
 import json
-import tomllib
+
+try:
+    import tomllib
+except ImportError:  # Python 3.9 and 3.10
+    import tomli as tomllib
 from typing import Any
 
 import pytest

@@ -1,10 +1,12 @@
 """A machine becomes a node: the order of steps, the credential's short life, and taking up what was begun."""
 
+from __future__ import annotations
+
 import contextlib
 import io
 import json
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from freehold_agent.join import Host, credential_valid, join, join_over_stream, 
 from freehold_agent.machine.lock import LockBusyError, converge_lock
 
 TOKEN = "abcdef.0123456789abcdef"
-NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+NOW = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
 
 
 def a_certificate(name: str = "system:node:w1", days: float = 7) -> bytes:

@@ -1,5 +1,7 @@
 """The resident loop and the agent's command line."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import json

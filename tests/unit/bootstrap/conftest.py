@@ -36,7 +36,7 @@ def node_certificate(
             patch.setitem(profiles.PROFILES, "test", rules)
             names = ("localhost",) if usage == "server" else ()
             request = CertificateRequest("test", names)
-            pair = cluster_pki.authority(authority).issue(request, datetime.now(timezone.utc))  # noqa: UP017
+            pair = cluster_pki.authority(authority).issue(request, datetime.now(timezone.utc))
         path = directory / "{}-{}.pem".format(len(list(directory.iterdir())), usage)
         Path(path).write_bytes(pair.certificate_pem + pair.key_pem)
         return str(path)

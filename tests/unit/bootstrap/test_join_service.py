@@ -413,7 +413,7 @@ def test_conflicts_that_never_end_are_503(house: House) -> None:
 
 def test_one_clock(house: House) -> None:
     """Without another clock the service judges by the current time."""
-    token, record = tokens.mint("w1", datetime.now(timezone.utc), addresses=(ADDRESS,))  # noqa: UP017
+    token, record = tokens.mint("w1", datetime.now(timezone.utc), addresses=(ADDRESS,))
     house.api.create(tokens.JOIN_TOKENS, record.to_object())
     house.now = record.expires - timedelta(seconds=1)
     assert house.join(token.reveal()).status == 200

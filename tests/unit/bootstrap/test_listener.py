@@ -152,7 +152,7 @@ def test_under_flood_an_honest_machine_gets_through(
                 with client(served) as connection:
                     assert connection.ask("GET", "/").body == b"hello "
         assert served.listener.counters["evicted"] > 0
-        assert len(served.listener._connections) <= 8 + 2
+        until(lambda: len(served.listener._connections) <= 8)
 
 
 def test_flood_that_speaks_http_does_not_keep_places_either(

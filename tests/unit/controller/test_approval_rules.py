@@ -1,7 +1,7 @@
 """The decision table of the approver: who gets which certificate, and why others do not."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -29,7 +29,7 @@ NODE_GROUPS = ("system:nodes", "system:authenticated")
 CONTENT = Parsed("system:node:w1", ("system:nodes",), "k1")
 SERVING_CONTENT = replace(CONTENT, dns_names=("w1",), addresses=("10.0.0.7", "fd00::7"))
 
-NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+NOW = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
 SOON = NOW + timedelta(minutes=3)
 TOKEN = BootstrapBinding("abcdef", "w1", "j1", "u1", SOON, spent_by="", resource_version="77")
 RECORD = NodeRecord("w1", ("10.0.0.7", "FD00:0::7", "w1.example"), "j1", "u1")

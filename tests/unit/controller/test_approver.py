@@ -1,8 +1,10 @@
 """The approver writes the verdicts: under load, against races, and across leaders that die half way."""
 
+from __future__ import annotations
+
 import base64
 import json
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from threading import Event, Thread
 from typing import Any, Dict, List, Optional
 
@@ -58,14 +60,14 @@ class DyingKubernetes(FakeKubernetes):
         return self._dies(super().create, path, obj)
 
 
-def a_cluster(api: FakeKubernetes, nodes: "tuple[str, ...]" = ("w1",), live: bool = False) -> Dict[str, str]:
+def a_cluster(api: FakeKubernetes, nodes: tuple[str, ...] = ("w1",), live: bool = False) -> Dict[str, str]:
     """Admit nodes as admission does; return the id of each one's bootstrap token."""
     tokens = {}
     for number, name in enumerate(nodes):
         status = {"nodeInfo": {"kubeletVersion": "v1.37.2"}} if live else {}
         node = api.add("/api/v1/nodes/" + name, {"metadata": {"name": name}, "status": status})
         uid = node["metadata"]["uid"]
-        token, secret = mint_bootstrap(name, uid, "join-" + name, datetime.fromtimestamp(NOW, UTC))
+        token, secret = mint_bootstrap(name, uid, "join-" + name, datetime.fromtimestamp(NOW, timezone.utc))
         tokens[name] = token.split(".")[0]
         api.add(bootstrap_token_path(tokens[name]), secret)
         address = "10.1.{}.{}".format(number // 250, 1 + number % 250)
@@ -95,7 +97,7 @@ def first_csr(token: str, node: str = "w1", key: int = 0, name: str = "") -> Dic
     return a_csr(name or "first-" + node, pem, "system:bootstrap:" + token)
 
 
-def verdict(api: FakeKubernetes, name: str) -> "tuple[str, str] | None":
+def verdict(api: FakeKubernetes, name: str) -> tuple[str, str] | None:
     conditions = (api.objects[REQUESTS + "/" + name].get("status") or {}).get("conditions") or []
     assert len(conditions) <= 1
     return (conditions[0]["type"], conditions[0]["reason"]) if conditions else None
@@ -222,7 +224,7 @@ def test_serving_names_are_compared_with_the_record() -> None:
     assert not [path for _, path in api.calls if ".." in path]
 
 
-def two_hundred(tokens: Dict[str, str]) -> "tuple[List[Dict[str, Any]], Dict[str, tuple[str, str]]]":
+def two_hundred(tokens: Dict[str, str]) -> tuple[List[Dict[str, Any]], Dict[str, tuple[str, str]]]:
     """Return a good and a bad request for each of a hundred nodes, and the verdicts they deserve."""
     requests, expected = [], {}
     reasons = ["TokenForOtherNode", "RequestMalformed", "RequesterUnknown", "NamesNotAllowed"]
