@@ -128,10 +128,10 @@ class Listener:
                 self.counters["refused: source"] += 1
             elif len(self._connections) >= self._limits.connections:
                 victim = next((held for held in self._connections.values() if held.idle), None)
-                full = victim is None
+                # Who is evicted needs a moment to leave; what is leaving must not pile up without bound.
+                full = victim is None or len(self._connections) >= 2 * self._limits.connections
                 self.counters["refused: full" if full else "evicted"] += 1
-                if victim is not None:
-                    # Its thread needs a moment to leave: the bound is soft by what leaves just now.
+                if victim is not None and not full:
                     victim.idle = False
                     victim.end()
             if not full:
