@@ -71,14 +71,16 @@ class Console:
     # --- progress ------------------------------------------------------------------------------------------
 
     def emit(self, event: events.Event) -> None:
-        """Show what happens."""
+        """Show what happens; in JSON mode with `time`, in Unix seconds."""
         if self.mode == "json":
-            self._json(events.to_json(event))
+            self._json({"time": round(time.time(), 3), **events.to_json(event)})
             return
         if isinstance(event, events.Note):
             where = f"{event.machine}: " if event.machine else ""
             style = "yellow" if event.level == "warning" else None
             self._say(Text(f"{where}{event.text}", style or ""))
+            return
+        if isinstance(event, events.Changed):
             return
         self._update_row(event)
         if self._live is None:
@@ -107,7 +109,7 @@ class Console:
                 self._live = None
 
     def _update_row(self, event: events.Event) -> None:
-        if isinstance(event, events.Note):
+        if isinstance(event, events.Note | events.Changed):
             return
         row = self._rows.setdefault(event.machine, _Row())
         if isinstance(event, events.PhaseStarted):

@@ -54,6 +54,24 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Changed:
+    """One change of a program on the machine is over, or one file has arrived there. For timelines, not people."""
+
+    machine: str
+    phase: str
+    program: str
+    """The agent's verb: several run on one machine at once."""
+    key: str
+    """Of a resource; `artifact:` and a title for a file that came by the stream."""
+    outcome: str
+    """`done` or `failed`."""
+    seconds: float
+    """How long it took; changes made as one (units, batches of files) carry the same."""
+
+    event = "changed"
+
+
+@dataclass(frozen=True)
 class Note:
     """Something a person should read; `machine` is empty when it concerns the whole run."""
 
@@ -65,7 +83,7 @@ class Note:
     event = "note"
 
 
-Event = PhaseStarted | PhaseFinished | Waiting | Step | Note
+Event = PhaseStarted | PhaseFinished | Waiting | Step | Changed | Note
 Emit = Callable[[Event], None]
 
 

@@ -82,6 +82,10 @@ class Lane:
         """Say what happens now; `done` of `total` bytes where something is counted."""
         self._board.emit(events.Step(self.name, self.phase, text, done, total))
 
+    def changed(self, program: str, key: str, outcome: str, seconds: float) -> None:
+        """Record that a program on the machine is done with one change."""
+        self._board.emit(events.Changed(self.name, self.phase, program, key, outcome, seconds))
+
     def note(self, text: str, level: str = "info") -> None:
         """Say something that stays on the screen; level `info` or `warning`."""
         self._board.emit(events.Note(text, self.name, level))

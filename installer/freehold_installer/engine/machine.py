@@ -129,13 +129,15 @@ class Machine:
         artifacts: Sequence[tuple[Path, str, int]],
         on_progress: Callable[[int, int], None] | None = None,
         *,
+        on_event: OnEvent | None = None,
         titles: Mapping[str, str] | None = None,
         timeout: float = 1800.0,
     ) -> int:
         """Send files (path, SHA-256, bytes), in this order, into the machine's store; what it has is skipped.
 
-        `titles` maps digests to what people call the files. `on_progress` gets bytes sent and to send in all.
-        Returns the bytes sent. The machine verifies every digest. Raises StepError.
+        `titles` maps digests to what people call the files. `on_progress` gets bytes sent and
+        to send in all, `on_event` what the program there tells of each file. Returns the bytes sent. The machine
+        verifies every digest. Raises StepError.
         """
         names = titles or {}
         wanted = [
@@ -158,7 +160,7 @@ class Machine:
             if on_progress is not None:
                 on_progress(now, total)
 
-        program = Program(self.name, "receive", None, None)
+        program = Program(self.name, "receive", on_event, None)
         program.drive(conversation, first, on_missing=send_files(artifacts, progress), timeout=timeout)
         return sent
 

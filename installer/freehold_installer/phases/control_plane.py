@@ -49,7 +49,7 @@ def run(lane: Lane, state: ClusterState, plan: Plan) -> None:
         "resources": [to_json(resource) for resource in resources],
         "deliver": "wait",
     }
-    lane.machine.program(request, change_reporter(lane, started.see), timeout=900)
+    lane.machine.program(request, change_reporter(lane, "converge", started.see), timeout=900)
     # What had not to be started runs already.
     started.all()
 
@@ -76,7 +76,11 @@ class Started:
 
 def _stream(lane: Lane, state: ClusterState, digests: list[str]) -> None:
     files = release.local_files(lane.run.store, state.manifest, digests)
-    sent = lane.machine.stream(files, lambda done, total: lane.step("sending files", done, total))
+    sent = lane.machine.stream(
+        files,
+        lambda done, total: lane.step("sending files", done, total),
+        on_event=change_reporter(lane, "receive"),
+    )
     if sent:
         lane.step(f"sent {sent >> 20} MiB")
 

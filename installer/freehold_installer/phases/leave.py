@@ -45,7 +45,7 @@ def reset(run: Run) -> dict[str, Any]:
 
 
 def _leave(lane: Lane, removed: dict[str, Any]) -> None:
-    removed[lane.name] = lane.machine.program({"verb": "leave"}, change_reporter(lane), timeout=300)
+    removed[lane.name] = lane.machine.program({"verb": "leave"}, change_reporter(lane, "leave"), timeout=300)
 
 
 def _expel(run: Run, names: list[str]) -> None:

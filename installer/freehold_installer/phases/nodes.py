@@ -70,7 +70,7 @@ def prepare(lane: Lane, state: ClusterState, *, local: bool) -> None:
         "document": expected_document(state, lane.host).to_json(),
         "deliver": "wait" if local else "fetch",
     }
-    lane.machine.program(request, change_reporter(lane), timeout=900)
+    lane.machine.program(request, change_reporter(lane, "prepare"), timeout=900)
 
 
 def run(lane: Lane, state: ClusterState) -> None:
@@ -106,5 +106,5 @@ def _join(lane: Lane, state: ClusterState, api: KubernetesApi) -> None:
         "document": document.to_json(),
         "deliver": "wait" if lane.host.is_control_plane else "fetch",
     }
-    lane.machine.program(request, change_reporter(lane), credential, timeout=900)
+    lane.machine.program(request, change_reporter(lane, "join"), credential, timeout=900)
     finish(api, lane.host.name)

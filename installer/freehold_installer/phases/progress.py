@@ -11,18 +11,23 @@ _SHOWN = {"unit": "starting", "artifact": "fetching", "user": "adding user"}
 
 
 def change_reporter(
-    lane: Lane, also: Callable[[dict[str, Any]], None] | None = None
+    lane: Lane, program: str, also: Callable[[dict[str, Any]], None] | None = None
 ) -> Callable[[dict[str, Any]], None]:
-    """Return a callback for `Machine.program` that shows what happens on the machine."""
+    """Return a callback for `Machine.program` that shows what happens on the machine; `program` is its verb."""
 
     def report(event: dict[str, Any]) -> None:
         if also is not None:
             also(event)
-        if event.get("event") == "change" and event.get("state") == "start":
-            kind, name = split_key(event["key"])
-            if kind in _SHOWN:
-                lane.step(f"{_SHOWN[kind]} {event.get('title') or name}")
-        elif event.get("event") == "step":
-            lane.step(str(event.get("text", "")))
+        kind = event.get("event")
+        if kind == "change" and event.get("state") == "start":
+            family, name = split_key(event["key"])
+            if family in _SHOWN:
+                lane.step(f"{_SHOWN[family]} {event.get('title') or name}")
+        elif kind == "change":
+            lane.changed(program, event["key"], event["state"], event["seconds"])
+        elif kind == "received":
+            lane.changed(program, "artifact:" + event["sha256"], "done", event["seconds"])
+        elif kind == "step":
+            lane.step(str(event.get("title", "")))
 
     return report

@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 
 import pytest
 
@@ -85,12 +86,13 @@ def test_without_a_terminal_lines_are_plain(streams):
 
 
 def test_json_events_are_one_line_each(streams):
-    """A program can follow a run on standard error."""
+    """A program can follow a run on standard error, with the time of each event."""
     out, err = streams
     console = Console("json", out=out, err=err)
     console.emit(events.Step("cp1", "etcd", "sending", 1, 2))
     console.emit(events.Note("hello [bold]"))
     parsed = [json.loads(line) for line in err.getvalue().splitlines()]
+    assert 0 <= time.time() - parsed[0].pop("time") < 60
     assert parsed[0] == {
         "event": "step",
         "machine": "cp1",
