@@ -141,9 +141,9 @@ def _last_words(lab: Lab, machine: str) -> str:
 
 
 LAST_WORDS = r"""
-systemctl list-units --plain --no-legend --state=failed,activating,auto-restart
+systemctl list-units --plain --no-legend --state=failed,auto-restart
 for unit in $(systemctl list-units --plain --no-legend --state=failed,auto-restart | cut -d' ' -f1); do
   echo "--- $unit"; journalctl --no-pager --output=short-precise --lines=20 --unit="$unit"
 done
-echo "--- warnings"; journalctl --no-pager --output=short-precise --priority=warning --lines=15
+echo "--- errors"; journalctl --no-pager --boot --output=short-precise --priority=err --lines=15
 """

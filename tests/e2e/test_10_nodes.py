@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+from collections.abc import Sequence
 
 import pytest
 from tests.support.cluster import CTR, RELEASE, Cluster
@@ -23,7 +24,7 @@ CONTROL_UNITS = (
     "freehold-controller",
 )
 OWN_USERS = ("etcd", "coredns", "freehold-join", "freehold-artifacts", "freehold-controller")
-SECRET_PLACES = "/etc/kubernetes /etc/freehold /var/lib/kubelet /var/lib/freehold"
+SECRET_PLACES = "/etc/kubernetes /etc/freehold /var/lib/kubelet/pki /var/lib/freehold"
 FIND_SECRETS = f"grep -rlE 'PRIVATE KEY|key-data|^ *-? *secret:' {SECRET_PLACES} | xargs readlink -f"
 
 
@@ -50,10 +51,11 @@ def test_versions_are_those_of_the_release(kubectl: Kubectl) -> None:
 def test_units_run_and_never_failed(cluster: Cluster) -> None:
     """Every unit of ours is active and was never restarted by systemd; no unit at all has failed."""
     for machine in cluster.nodes:
-        control = CONTROL_UNITS if machine == cluster.control_plane else ()
-        for unit in (*NODE_UNITS, *control):
-            shown = _show(cluster, machine, f"{unit}.service", "ActiveState", "NRestarts")
-            assert shown == {"ActiveState": "active", "NRestarts": "0"}, f"{unit} on {machine}"
+        units = (*NODE_UNITS, *(CONTROL_UNITS if machine == cluster.control_plane else ()))
+        shown = _show(cluster, machine, units, "ActiveState", "NRestarts")
+        assert shown == {f"{unit}.service": {"ActiveState": "active", "NRestarts": "0"} for unit in units}, (
+            machine
+        )
         assert cluster.run(machine, "systemctl list-units --state=failed --plain --no-legend") == "", machine
 
 
@@ -71,15 +73,16 @@ def test_everything_says_it_is_healthy(cluster: Cluster) -> None:
     )
     for machine in cluster.nodes:
         checks = ("http://127.0.0.1:10248/healthz", "http://127.0.0.1:10256/healthz")
-        for check in (*checks, *(control if machine == cluster.control_plane else ())):
-            cluster.run(machine, f"curl --silent --show-error --fail --max-time 5 {check}")
+        checks = (*checks, *(control if machine == cluster.control_plane else ()))
+        lines = (f"echo {check}; curl --silent --show-error --fail --max-time 5 {check}" for check in checks)
+        cluster.run(machine, "\n".join(lines))
 
 
 @pytest.mark.parametrize("user", OWN_USERS)
 def test_services_have_own_users_that_read_no_foreign_key(cluster: Cluster, user: str) -> None:
     """A service runs as its own user, who cannot read any secret file but its own: not the CA's key."""
     machine = cluster.control_plane
-    pid = _show(cluster, machine, f"{user}.service", "MainPID")["MainPID"]
+    pid = f"$(systemctl show --property=MainPID --value {user}.service)"
     assert cluster.run(machine, f"stat --format=%U /proc/{pid}") == user
     secret = cluster.run(machine, FIND_SECRETS).split()
     assert f"{paths.PKI}/ca.key" in secret
@@ -101,11 +104,11 @@ def test_secret_files_are_private(cluster: Cluster) -> None:
 
 def test_the_control_plane_has_no_default_memory_limit(cluster: Cluster) -> None:
     """The slice that holds etcd is never killed for memory unless somebody asked for a limit."""
-    shown = _show(cluster, cluster.control_plane, paths.CONTROL_SLICE, "MemoryMax", "MemoryHigh")
-    assert shown == {"MemoryMax": "infinity", "MemoryHigh": "infinity"}
-    for unit in CONTROL_UNITS:
-        shown = _show(cluster, cluster.control_plane, f"{unit}.service", "MemoryMax", "Slice")
-        assert shown == {"MemoryMax": "infinity", "Slice": paths.CONTROL_SLICE}, unit
+    machine = cluster.control_plane
+    shown = _show(cluster, machine, (paths.CONTROL_SLICE,), "MemoryMax", "MemoryHigh")
+    assert shown == {paths.CONTROL_SLICE: {"MemoryMax": "infinity", "MemoryHigh": "infinity"}}
+    for unit, properties in _show(cluster, machine, CONTROL_UNITS, "MemoryMax", "Slice").items():
+        assert properties == {"MemoryMax": "infinity", "Slice": paths.CONTROL_SLICE}, unit
 
 
 def test_kubelets_reserve_and_protect(cluster: Cluster, kubectl: Kubectl) -> None:
@@ -156,6 +159,8 @@ def test_containers_get_the_default_seccomp_profile(echo: Kubectl) -> None:
         assert "Seccomp:\t2" in status, pod
 
 
-def _show(cluster: Cluster, machine: str, unit: str, *names: str) -> dict[str, str]:
-    shown = cluster.run(machine, f"systemctl show --property={','.join(names)} {unit}")
-    return dict(line.split("=", 1) for line in shown.splitlines())
+def _show(cluster: Cluster, machine: str, units: Sequence[str], *names: str) -> dict[str, dict[str, str]]:
+    """Return properties of units by the units' full names."""
+    shown = cluster.run(machine, f"systemctl show --property=Id,{','.join(names)} {' '.join(units)}")
+    blocks = [dict(line.split("=", 1) for line in block.splitlines()) for block in shown.split("\n\n")]
+    return {block.pop("Id"): block for block in blocks}
