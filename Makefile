@@ -12,7 +12,7 @@ TIMED := .ci/timed
 INVENTORY := inventories/generated/lab.yaml
 PYTEST := $(BIN)/pytest -q
 
-.PHONY: help venv host bundle lab-up lab-down cluster check test test-unit test-lab lint format clean
+.PHONY: help venv host bundle lab-up lab-down cluster cluster-begins check test test-unit test-lab lint format clean
 
 help: ## Show this list
 	@echo "make TARGET, where TARGET is one of:"
@@ -48,16 +48,20 @@ lab-down: ## Remove the lab's machines, disks and network, those of the tests to
 	@FREEHOLD_LAB=freehold-test vagrant/lab destroy
 
 # The machines come up behind the bundle's progress bar: the bundle takes minutes, they take seconds.
-cluster: venv ## From nothing to a running cluster in the lab
-	@vagrant/prepare-host --packages
-	@mkdir -p build
-	@vagrant/lab up >build/lab-up.log 2>&1 </dev/null & lab=$$!; \
+cluster: export FREEHOLD_TIMES := build/cluster-times
+cluster: cluster-begins venv ## From nothing to a running cluster in the lab
+	@$(TIMED) "packages of this host" vagrant/prepare-host --packages
+	@$(TIMED) "lab machines" vagrant/lab up >build/lab-up.log 2>&1 </dev/null & lab=$$!; \
 	echo "the lab's machines start meanwhile: build/lab-up.log" >&2; \
 	built=0; $(TIMED) "release bundle" $(BIN)/freehold bundle build || built=$$?; \
 	if ! wait $$lab; then tail -n 30 build/lab-up.log >&2; exit 1; fi; \
-	tail -n 5 build/lab-up.log >&2; exit $$built
+	tail -n 6 build/lab-up.log >&2; exit $$built
 	@$(TIMED) "install Kubernetes" $(BIN)/freehold apply --yes --inventory $(INVENTORY)
-	@$(BIN)/freehold status --inventory $(INVENTORY)
+	@vagrant/show-cluster --times build/cluster-times
+
+cluster-begins:
+	@mkdir -p build
+	@: >build/cluster-times
 
 check: lint test ## All that must pass: lint, then every test
 
