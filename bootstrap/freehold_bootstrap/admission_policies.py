@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 from freehold_bootstrap.identities import (
     BOOTSTRAPPERS_GROUP,
     CONTROLLER_USER,
+    INSTALLER_USER,
     JOIN_USER,
     MANAGED_LABEL,
     NAMESPACE,
@@ -52,18 +53,23 @@ _POLICIES: Tuple[
         ],
         [
             (
-                "object.spec.signerName.matches('^kubernetes.io/(kube-apiserver-client-kubelet|kubelet-serving)$')",
+                "object.spec.signerName.matches('^kubernetes[.]io/(kube-apiserver-client-kubelet|kubelet-serving)$')",
                 "Nodes may ask for kubelet certificates only.",
             )
         ],
     ),
     (
-        # RBAC lets our services write Secrets beside those of kube-system's components: this keeps them to
+        # RBAC lets our programs write Secrets beside those of kube-system's components: this keeps them to
         # bootstrap tokens, and to those of our group.
-        "freehold-services-write-tokens-only",
+        "freehold-writes-tokens-only",
         ("", "secrets"),
         ["CREATE", "UPDATE", "DELETE"],
-        [("by-our-services", "request.userInfo.username in ['{}', '{}']".format(JOIN_USER, CONTROLLER_USER))],
+        [
+            (
+                "by-our-programs",
+                "request.userInfo.username in {}".format([JOIN_USER, CONTROLLER_USER, INSTALLER_USER]),
+            )
+        ],
         [
             (
                 "(request.operation == 'DELETE' ? oldObject : object).type == "
@@ -71,7 +77,7 @@ _POLICIES: Tuple[
                 "request.namespace == '{}' ? 'freehold.io/join-token' : '')".format(
                     TOKEN_NAMESPACE, NAMESPACE
                 ),
-                "freehold's services write join tokens and bootstrap tokens, no other Secret.",
+                "freehold's programs write join tokens and bootstrap tokens, no other Secret.",
             ),
             (
                 "request.operation != 'CREATE' || request.namespace != '{}' || "
@@ -81,7 +87,7 @@ _POLICIES: Tuple[
                     TOKEN_NAMESPACE,
                     base64.b64encode(BOOTSTRAPPERS_GROUP.encode()).decode(),
                 ),
-                "freehold's services make bootstrap tokens of their own group only.",
+                "freehold's programs make bootstrap tokens of their own group only.",
             ),
         ],
     ),

@@ -26,7 +26,6 @@ Object = Dict[str, Any]
 Rule = Dict[str, List[str]]
 RBAC = "rbac.authorization.k8s.io"
 _READ = ("get", "list", "watch")
-_WRITE = ("create", "update", "patch", "delete")
 
 
 def rule(group: str, resources: Sequence[str], verbs: Sequence[str], names: Sequence[str] = ()) -> Rule:
@@ -79,23 +78,12 @@ COREDNS_RULES = [
     rule("", ["services", "namespaces"], ["list", "watch"]),
     rule("discovery.k8s.io", ["endpointslices"], ["list", "watch"]),
 ]
-INSTALLER_CLUSTER_RULES = [
-    rule("", ["nodes"], [*_READ, "create", "patch", "delete"]),
-    rule("", ["namespaces", "pods", "services", "events"], _READ),
-    rule("apps", ["deployments", "daemonsets", "replicasets"], _READ),
-    rule("discovery.k8s.io", ["endpointslices"], _READ),
-    rule("certificates.k8s.io", ["certificatesigningrequests"], _READ),
-    rule("apiregistration.k8s.io", ["apiservices"], _READ),
-    # To see drift in what this file describes; changing it takes the authority's key (`installer-bootstrap`).
-    rule(RBAC, ["clusterroles", "clusterrolebindings", "roles", "rolebindings"], _READ),
-    rule(
-        "admissionregistration.k8s.io",
-        ["validatingadmissionpolicies", "validatingadmissionpolicybindings"],
-        _READ,
-    ),
-]
+# What admission and tokens need. Objects of the cluster itself and an inventory's manifests are the
+# administrator's to write; what this file describes, the authority's (`installer-bootstrap`).
+INSTALLER_CLUSTER_RULES = [rule("", ["nodes"], [*_READ, "create", "patch"])]
 INSTALLER_RULES = [
-    rule("", ["configmaps", "secrets"], [*_READ, *_WRITE]),
+    rule("", ["configmaps"], [*_READ, "create", "update"]),
+    rule("", ["secrets"], ["get", "list", "create", "delete"]),
     rule("", ["events"], ["create"]),
 ]
 INSTALLER_SYSTEM_RULES = [
@@ -162,19 +150,20 @@ def _group(name: str) -> Object:
 
 
 _CLUSTER_ROLES: Tuple[Tuple[str, Sequence[Rule], Object], ...] = (
+    # First: the installer goes on with these as soon as the list is applied, and rights take a moment to be known.
+    ("freehold:installer", INSTALLER_CLUSTER_RULES, _user(INSTALLER_USER)),
     ("freehold:node", NODE_RULES, _group(NODES_GROUP)),
     ("freehold:join", JOIN_CLUSTER_RULES, _user(JOIN_USER)),
     ("freehold:controller", CONTROLLER_CLUSTER_RULES, _user(CONTROLLER_USER)),
     ("freehold:coredns", COREDNS_RULES, _user(COREDNS_USER)),
-    ("freehold:installer", INSTALLER_CLUSTER_RULES, _user(INSTALLER_USER)),
 )
 _ROLES: Tuple[Tuple[str, str, Sequence[Rule], Object], ...] = (
+    ("freehold:installer", NAMESPACE, INSTALLER_RULES, _user(INSTALLER_USER)),
+    ("freehold:installer", TOKEN_NAMESPACE, INSTALLER_SYSTEM_RULES, _user(INSTALLER_USER)),
     ("freehold:join", NAMESPACE, JOIN_RULES, _user(JOIN_USER)),
     ("freehold:join", TOKEN_NAMESPACE, JOIN_TOKEN_RULES, _user(JOIN_USER)),
     ("freehold:controller", NAMESPACE, CONTROLLER_RULES, _user(CONTROLLER_USER)),
     ("freehold:controller", TOKEN_NAMESPACE, CONTROLLER_SYSTEM_RULES, _user(CONTROLLER_USER)),
-    ("freehold:installer", NAMESPACE, INSTALLER_RULES, _user(INSTALLER_USER)),
-    ("freehold:installer", TOKEN_NAMESPACE, INSTALLER_SYSTEM_RULES, _user(INSTALLER_USER)),
 )
 _STANDARD_ROLES = (
     # Create requests for certificates and read their own; who is approved is the approver's business.
