@@ -1,13 +1,16 @@
 """`freehold plan`: what apply would do. Writes nothing on any machine."""
 
+import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from freehold_installer.cli import settings
 
-RefreshOption = Annotated[
-    bool, typer.Option("--refresh", help="Look at every machine over SSH, also where an agent reports.")
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", help="Also write the plan to this file, for `freehold apply --plan`."),
 ]
 
 
@@ -17,7 +20,7 @@ def command(
     output: settings.OutputOption = None,
     verbose: settings.VerboseOption = False,
     accept_new_host_keys: settings.AcceptOption = False,
-    refresh: RefreshOption = False,
+    out: OutOption = None,
 ) -> None:
     """Show what apply would change. Exit code 0: nothing, 2: something."""
     from freehold_installer.engine.run import Options
@@ -26,12 +29,23 @@ def command(
 
     own = settings.of(context)
     own.update(inventory, output, verbose)
-    options = Options(accept_new_host_keys=accept_new_host_keys, refresh=refresh, verbose=own.verbose)
+    options = Options(accept_new_host_keys=accept_new_host_keys, verbose=own.verbose)
     with own.open_run("plan", options) as run:
         plan = workflow.plan(run)
+    if out is not None:
+        _write(out, json.dumps(plan.to_json(), indent=1) + "\n")
     if own.output == "json":
         own.console.data(plan.to_json())
     else:
         own.console.show_plan(plan)
     if not plan.empty:
         raise typer.Exit(EXIT_PLAN_HAS_CHANGES)
+
+
+def _write(path: Path, text: str) -> None:
+    from freehold_installer.errors import InputError
+
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: the plan cannot be written: {error.strerror}") from error

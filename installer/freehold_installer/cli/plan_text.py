@@ -34,7 +34,8 @@ def lines(plan: Plan, *, verbose: bool = False) -> Iterator[Line]:
     """Yield the lines of a plan. `verbose`: new files whole, diffs of any length."""
     if plan.empty:
         yield "summary", f"{plan.cluster}: nothing to change"
-        yield from (("note", f"  note: {note}") for note in _notes(plan))
+        if verbose:
+            yield from (("note", f"  note: {note}") for note in _notes(plan))
         return
     for machine in plan.machines:
         yield from _machine(machine, verbose)

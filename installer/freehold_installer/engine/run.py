@@ -48,8 +48,8 @@ class Options:
 
     yes: bool = False
     accept_new_host_keys: bool = False
-    refresh: bool = False
-    """Look at every machine over SSH instead of taking what agents report."""
+    plan_digest: str = ""
+    """The only plan that may be carried out; empty: whichever is found."""
     verbose: bool = False
     machines: tuple[str, ...] = ()
     """Only these; empty: all."""

@@ -65,7 +65,7 @@ def plan_of(run: Run, state: ClusterState) -> Plan:
         machines=tuple(machines[name] for name in run.inventory.hosts if name in machines),
         to_be_issued=tuple(trust.to_be_issued(run.inventory, state.pki)),
         objects=tuple(_object_changes(run, state, tuple(machines.values()))),
-        notes=(*run.inventory.notes, *run.inventory.warnings, _room_for_nodes(state)),
+        notes=(_room_for_nodes(state),),
     )
 
 

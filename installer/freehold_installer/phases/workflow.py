@@ -27,6 +27,12 @@ def apply(run: Run) -> Plan:
     run.begin_changes()
     state = look.state_of(run)
     planned = look.plan_of(run, state)
+    wanted = run.options.plan_digest
+    if wanted and planned.to_json()["digest"] != wanted:
+        raise InputError(
+            "the machines or the inventory are not what they were when the plan was made; nothing was changed",
+            hint="look at a new one: freehold plan",
+        )
     if planned.empty:
         return planned
     run.console.show_plan(planned)
