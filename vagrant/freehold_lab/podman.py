@@ -11,7 +11,7 @@ from typing import Any
 
 from . import places
 from .errors import LabError
-from .shape import Lab, Machine
+from .shape import Lab, Machine, hardware_address
 
 
 @dataclass(frozen=True)
@@ -175,9 +175,12 @@ def give_host_an_address(lab: Lab) -> None:
         _ip("link", "add", bridge, "type", "bridge")
         _ip("link", "set", bridge, "up")
         shown = _ip("-json", "address", "show", "dev", bridge)
-    held = [
-        entry.get("local") for link in json.loads(shown.stdout or "[]") for entry in link.get("addr_info", [])
-    ]
+    links = json.loads(shown.stdout or "[]")
+    mac = hardware_address(lab.host_address)
+    if any(link.get("address") != mac for link in links):
+        # A bridge without an address of its own takes that of whichever machine's interface comes and goes.
+        _ip("link", "set", bridge, "address", mac)
+    held = [entry.get("local") for link in links for entry in link.get("addr_info", [])]
     if lab.host_address not in held:
         added = _ip("address", "add", f"{lab.host_address}/24", "dev", bridge)
         if added.returncode:

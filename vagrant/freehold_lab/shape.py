@@ -76,11 +76,20 @@ class Lab:
             "--cgroupns=private",
             f"--network={self.name}",
             f"--ip={machine.address}",
+            f"--mac-address={hardware_address(machine.address)}",
             # Nobody answers there: a lab has no DNS unless a test starts one, and says so at once.
             f"--dns={self.host_address}",
             f"--label=io.freehold.lab={self.name}",
             f"--label=io.freehold.machine={machine.name}",
         ]
+
+
+def hardware_address(address: str) -> str:
+    """Return the MAC address that belongs to an IPv4 address: one that changed at a reboot would be dead for seconds.
+
+    Neighbours keep sending to the one they know until they have probed it in vain.
+    """
+    return "02:fd:" + ":".join(f"{int(octet):02x}" for octet in address.split("."))
 
 
 def lab_from(environment: Mapping[str, str]) -> Lab:
