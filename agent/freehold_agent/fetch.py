@@ -162,7 +162,7 @@ class Fetcher:
             if response.status not in {200, 206}:
                 response.read()
                 problems.append("{} answered {} {}".format(endpoint, response.status, response.reason))
-                return _retry_after(response.getheader("Retry-After"))
+                return _retry_after(response)
             if response.status == 200:
                 incoming.restart()
             buffer = bytearray(CHUNK)
@@ -282,8 +282,16 @@ def _header(line: bytes) -> List[Artifact]:
         raise BadRequest("the stream's first line names no artifacts: {}".format(error)) from error
 
 
-def _retry_after(value: Optional[str]) -> float:
+def _retry_after(response: http.client.HTTPResponse) -> float:
+    """Return the seconds to wait before asking again.
+
+    `Retry-After` knows whole seconds; our own service says in its own header when a file that is on its way to it
+    will be there.
+    """
     try:
-        return min(max(float(value or 0), 0.0), 30.0)
+        milliseconds = response.getheader("X-Freehold-Retry-Milliseconds")
+        if milliseconds is not None:
+            return min(max(int(milliseconds), 10), 30000) / 1000
+        return min(max(float(response.getheader("Retry-After") or 0), 0.0), 30.0)
     except ValueError:
         return 1.0
