@@ -52,7 +52,14 @@ def query(name: str) -> bytes:
 
 
 def answer_of(packet: bytes) -> Optional[str]:
-    """Return the first IPv4 address in a DNS answer, None when there is none."""
+    """Return the first IPv4 address in a DNS answer; None when there is none or it is damaged."""
+    try:
+        return _answer_of(packet)
+    except (IndexError, struct.error):
+        return None
+
+
+def _answer_of(packet: bytes) -> Optional[str]:
     if len(packet) < 12 or packet[3] & 0x0F or not struct.unpack(">H", packet[6:8])[0]:
         return None
     position = _skip_name(packet, 12) + 4
