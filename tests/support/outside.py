@@ -9,6 +9,7 @@ import base64
 import gzip
 import json
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,14 +54,24 @@ class Snapshot:
     @classmethod
     def take(cls, lab: Lab, machine: str) -> "Snapshot":
         """Look at a machine now. Raises AssertionError when it cannot be looked at."""
-        done = lab.exec(machine, "python3", "-I", "-B", "-", input=f"ALIVE, TIMELESS = {ALIVE!r}, {TIMELESS!r}\n{LOOK}", timeout=60)
+        done = lab.exec(
+            machine,
+            "python3",
+            "-I",
+            "-B",
+            "-",
+            input=f"ALIVE, TIMELESS = {ALIVE!r}, {TIMELESS!r}\n{LOOK}",
+            timeout=60,
+        )
         data = json.loads(gzip.decompress(base64.b64decode(done.stdout)))
         return cls(machine, data.pop("files"), data.pop("processes"), data)
 
     @classmethod
     def of_all(cls, lab: Lab, machines: Iterable[str] = ()) -> "dict[str, Snapshot]":
-        """Look at all machines (or these), one after the other."""
-        return {name: cls.take(lab, name) for name in (machines or lab.machines)}
+        """Look at all machines (or these), at once."""
+        names = list(machines or lab.machines)
+        with ThreadPoolExecutor(len(names)) as pool:
+            return dict(zip(names, pool.map(lambda name: cls.take(lab, name), names), strict=True))
 
     def below(self, *places: str) -> "dict[str, Mapping[str, Any]]":
         """Return the files at or below these paths."""
@@ -229,7 +240,8 @@ looked = {
     "files": files(), "processes": processes(), "units": units(), "nft": lines("nft", "list", "ruleset"),
     "iptables": {**lines("iptables-legacy-save"), **lines("ip6tables-legacy-save")}, "links": links(),
     "addresses": addresses(), "routes": {**lines("ip", "-4", "route", "show", "table", "all"),
-    **lines("ip", "-6", "route", "show", "table", "all")}, "rules": {**lines("ip", "-4", "rule"), **lines("ip", "-6", "rule")},
+    **lines("ip", "-6", "route", "show", "table", "all")},
+    "rules": {**lines("ip", "-4", "rule"), **lines("ip", "-6", "rule")},
     "mounts": mounts(), "namespaces": lines("ip", "netns", "list"), "sysctls": sysctls(), "cgroups": cgroups(),
     "accounts": {**lines("cat", "/etc/passwd"), **lines("cat", "/etc/group")},
 }
