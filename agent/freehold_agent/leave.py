@@ -4,6 +4,7 @@ Works after half an install and again after a failure; on a machine without reco
 be someone else's. The records go last, so that a killed run can be finished by the next.
 """
 
+import contextlib
 import functools
 import glob
 import os
@@ -27,6 +28,7 @@ NODE_TREES = (
     paths.KUBELET_STATE,
     paths.CONTAINERD_STATE,
     "/run/containerd",
+    "/run/nri",
     "/var/lib/cni",
     "/run/flannel",
     "/var/log/pods",
@@ -36,7 +38,8 @@ CONTROL_TREES = (paths.ETCD_STATE,)
 SHARED_TREES = (paths.KUBERNETES,)
 OWN_TREES = (paths.OPT, paths.ETC, paths.RUN)
 UNMOUNT = (paths.KUBELET_STATE, "/run/containerd", paths.CONTAINERD_STATE)
-SLICES = (paths.NODE_SLICE, paths.CONTROL_SLICE, "kubepods.slice")
+SLICES = (paths.NODE_SLICE, paths.CONTROL_SLICE, "freehold.slice", "kubepods.slice")
+AGENT = "freehold-agent.service"
 _MARK = "FREEHOLD_INPUTS="
 
 
@@ -47,7 +50,12 @@ def leave(progress: Progress, machine: Optional[ThisMachine] = None) -> Summary:
     """
     machine = machine or ThisMachine()
     begun = time.monotonic()
-    with machine.locked():
+    # The agent may be in the middle of a repair that waits for a control plane which is gone already. It ends
+    # at once, and with it its lock; it is started again by nobody but a boot or an apply.
+    if os.path.exists(os.path.join(machine.units, AGENT)):
+        with contextlib.suppress(SystemdError):
+            machine.systemd.stop(AGENT)
+    with machine.locked("control"), machine.locked():
         run = _Leave(progress, machine)
         run.perform()
     return Summary(tuple(run.changes), time.monotonic() - begun)

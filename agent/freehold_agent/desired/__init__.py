@@ -33,6 +33,7 @@ def desired_node(
     """
     everything: List[Resource] = [
         *machine.machine_resources(document, facts),
+        *machine.boot_routes(document, facts),
         *containerd.containerd_resources(document, facts),
         *network.network_resources(document, facts),
         *credential.credential_resources(document),

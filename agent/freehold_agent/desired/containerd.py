@@ -30,6 +30,8 @@ def containerd_resources(document: JoinDocument, facts: Mapping[str, Any]) -> Li
     resources: List[Resource] = [
         Directory("/etc/containerd"),
         Directory(CERTIFICATES),
+        # containerd closes it to others; recorded, so that one that was there gets its old mode back.
+        Directory(paths.CONTAINERD_STATE, mode=0o700),
         File(paths.CONTAINERD_CONFIG, config),
         *registries,
     ]

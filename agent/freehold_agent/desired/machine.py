@@ -9,7 +9,11 @@ from typing import Any, Dict, List, Mapping, Optional
 from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.contract.resources import File, KernelModule, Resource, Route, Sysctl
+from freehold_agent.contract.unit_file import service
 from freehold_agent.facts import KUBELET_SYSCTLS, LIMITS, MODULES
+
+ROUTES_UNIT = "freehold-routes"
+IP = "/sbin/ip"
 
 
 def machine_resources(document: JoinDocument, facts: Mapping[str, Any]) -> List[Resource]:
@@ -40,6 +44,27 @@ def service_routes(document: JoinDocument, facts: Mapping[str, Any]) -> List[Res
         if interface is not None:
             routes.append(Route(cidr, interface["name"], source=source))
     return routes
+
+
+def boot_routes(document: JoinDocument, facts: Mapping[str, Any]) -> List[Resource]:
+    """Return the unit that brings the routes back at boot, when no agent has looked yet; nothing without routes."""
+    routes = [route for route in service_routes(document, facts) if isinstance(route, Route)]
+    if not routes:
+        return []
+    commands = [
+        f"{IP} route replace {route.destination} dev {route.device} proto {paths.ROUTE_PROTOCOL} src {route.source}"
+        for route in routes
+    ]
+    return service(
+        ROUTES_UNIT,
+        description="Routes to the Services' network (freehold)",
+        command=[IP],
+        inputs=[],
+        slice_name=paths.NODE_SLICE,
+        unit={"After": "network.target", "Before": "kubelet.service"},
+        # An interface that is not up yet is tried again.
+        service={"Type": "oneshot", "RemainAfterExit": "yes", "ExecStart": commands, "Restart": "on-failure"},
+    )
 
 
 def interface_of(address: Optional[str], facts: Mapping[str, Any]) -> Optional[Mapping[str, Any]]:

@@ -42,5 +42,7 @@ def command(
             own.console.show_outcome(run.outcome)
     if own.output == "json":
         own.console.data(result)
-    else:
-        own.console.say("nothing of freehold is left on " + ", ".join(result.get("removed", ())))
+        return
+    removed = result.get("removed", {})
+    before = "nothing of freehold is left on " if any(removed[name]["changes"] for name in removed) else ""
+    own.console.say((before or "nothing to do: no freehold on ") + ", ".join(sorted(removed)))

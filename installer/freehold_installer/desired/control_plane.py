@@ -86,6 +86,8 @@ def api_server(context: ControlPlaneContext) -> list[Resource]:
         "service-account-key-file": f"{PKI}/sa.pub",
         "service-account-signing-key-file": f"{PKI}/sa.key",
         "service-cluster-ip-range": str(networking.service_cidr),
+        # Open watches end at a stop; without it each of them is waited for, for a minute.
+        "shutdown-watch-termination-grace-period": "5s",
         "tls-cert-file": f"{PKI}/apiserver.crt",
         "tls-private-key-file": f"{PKI}/apiserver.key",
         "audit-policy-file": AUDIT_POLICY,

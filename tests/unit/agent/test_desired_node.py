@@ -128,7 +128,12 @@ def test_without_a_credential_the_kubelet_is_last() -> None:
     """Before the bootstrap all files are there, and the Units that need the certificate are not asked for."""
     before = desired_node(a_document(), lab(), credential_ready=False)
     units = [resource.name for resource in before if isinstance(resource, Unit)]
-    assert units == ["containerd.service", "freehold-images.service", "kubelet.service"]
+    assert units == [
+        "containerd.service",
+        "freehold-routes.service",
+        "freehold-images.service",
+        "kubelet.service",
+    ]
     assert before[-1].name == "kubelet.service"
     assert paths.KUBELET_KUBECONFIG not in files(before)
     assert {f"{paths.UNITS}/{name}.service" for name in ("flannel", "kube-proxy", "freehold-agent")} <= set(
