@@ -13,7 +13,7 @@ from freehold_agent.machine.kubernetes_api import KubernetesApi
 from freehold_installer.desired import cluster
 from freehold_installer.engine.lanes import Lane
 from freehold_installer.errors import StepError
-from freehold_installer.phases import access, nodes, release, trust
+from freehold_installer.phases import access, leave, nodes, release, trust
 from freehold_installer.phases.cluster_state import ClusterState
 from freehold_installer.phases.progress import change_reporter
 from freehold_installer.plan import Plan
@@ -101,6 +101,7 @@ def _access(lane: Lane, state: ClusterState, plan: Plan, started: Started) -> No
             access.apply(first, lane.name, trusted)
     else:
         access.apply(api, lane.name, [body for _, body in access.changes_in(api, trusted)])
+    leave.expel_pending(lane.run, api)
     lane.signal(API, lane.host.name)
     addons = access.addon_objects(state.inventory, state.pki, state.settings(), state.metrics_server_image)
     access.apply(api, lane.name, [body for _, body in access.changes_in(api, addons)])

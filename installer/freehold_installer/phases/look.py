@@ -12,7 +12,7 @@ from freehold_installer.desired import cluster
 from freehold_installer.engine.machine import Machine
 from freehold_installer.engine.run import Run
 from freehold_installer.errors import FreeholdError, UnfitError, joined
-from freehold_installer.phases import access, nodes, preflight, release, trust
+from freehold_installer.phases import access, leave, nodes, preflight, release, trust
 from freehold_installer.phases.cluster_state import ClusterState, Seen
 from freehold_installer.plan import Content, MachinePlan, Plan, without_secrets
 
@@ -123,6 +123,14 @@ def _object_changes(run: Run, state: ClusterState, machines: tuple[MachinePlan, 
         Change(f"object:Node {host.name}", "create", None, {})
         for host in state.inventory.nodes
         if state.seen[host.name].document is None
+    ]
+    # Nodes of machines that left while the API did not answer go before others are admitted.
+    admissions = [
+        *(
+            Change(f"object:Node {name}", "delete", {}, None, "its machine has left")
+            for name in leave.pending(run)
+        ),
+        *admissions,
     ]
     plane = state.inventory.control_planes[0]
     if "control" not in state.seen[plane.name].owners or trust.to_be_issued(state.inventory, state.pki):
