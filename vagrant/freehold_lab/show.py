@@ -79,6 +79,9 @@ class Show:
 
     def start_pods(self) -> None:
         """Start a pod on each machine and wait for all of them. Raises ShowError."""
+        # A machine set up anew had no image for its pod until now: the kubelet would try again in minutes.
+        stuck = ("--selector=app=hello", "--field-selector=status.phase=Pending")
+        self.kubectl("delete", "pods", *stuck, "--wait=false")
         self.kubectl("apply", "--server-side", f"--filename={PODS}")
         self.kubectl("rollout", "status", "daemonset/hello", f"--timeout={PATIENCE}s")
 
