@@ -25,6 +25,8 @@ from freehold_installer.bundle.store import default_root
 HERE = Path(__file__).parent
 REUSED = os.environ.get("FREEHOLD_TEST_REUSE", "") not in ("", "0")
 
+TIMEOUT = 900
+"""Seconds for one test with its fixtures: the first may have to make the machines' image."""
 THE_LAB = pytest.StashKey[Lab]()
 """Where the hook below finds it, also when a fixture failed."""
 
@@ -35,6 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.lab)
             item.add_marker(pytest.mark.bundle)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(TIMEOUT))
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import socket
 import ssl
 from collections.abc import Sequence
 
-import pytest
 from tests.support.cluster import CTR, RELEASE, Cluster
 from tests.support.kubectl import Kubectl
 from tests.support.pods import pods_by_node
@@ -78,19 +77,20 @@ def test_everything_says_it_is_healthy(cluster: Cluster) -> None:
         cluster.run(machine, "\n".join(lines))
 
 
-@pytest.mark.parametrize("user", OWN_USERS)
-def test_services_have_own_users_that_read_no_foreign_key(cluster: Cluster, user: str) -> None:
+def test_services_have_own_users_that_read_no_foreign_key(cluster: Cluster) -> None:
     """A service runs as its own user, who cannot read any secret file but its own: not the CA's key."""
     machine = cluster.control_plane
-    pid = f"$(systemctl show --property=MainPID --value {user}.service)"
-    assert cluster.run(machine, f"stat --format=%U /proc/{pid}") == user
     secret = cluster.run(machine, FIND_SECRETS).split()
     assert f"{paths.PKI}/ca.key" in secret
-    find = f"find {SECRET_PLACES} -type f -readable 2>/dev/null || true"
-    readable = cluster.run(machine, f"runuser -u {user} -- sh -c '{find}'").split()
-    assert paths.CLUSTER_CA in readable, "the check itself works"
-    own = f"{paths.PKI}/etcd/" if user == "etcd" else f"{paths.ETC}/{user.removeprefix('freehold-')}/"
-    assert [path for path in secret if path in readable and not path.startswith(own)] == []
+    for user in OWN_USERS:
+        pid = f"$(systemctl show --property=MainPID --value {user}.service)"
+        find = f"find {SECRET_PLACES} -type f -readable 2>/dev/null || true"
+        script = f"stat --format=%U /proc/{pid}; runuser -u {user} -- sh -c '{find}'"
+        running_as, *readable = cluster.run(machine, script).split()
+        assert running_as == user
+        assert paths.CLUSTER_CA in readable, "the check itself works"
+        own = f"{paths.PKI}/etcd/" if user == "etcd" else f"{paths.ETC}/{user.removeprefix('freehold-')}/"
+        assert [path for path in secret if path in readable and not path.startswith(own)] == [], user
 
 
 def test_secret_files_are_private(cluster: Cluster) -> None:

@@ -41,8 +41,8 @@ def test_a_node_reads_secrets_of_its_own_pods_only(
     assert other.get(f"{elsewhere}/secrets/password").status == OK
     assert worker.get(f"{elsewhere}/secrets/password").status == FORBIDDEN
     assert other.get(f"{elsewhere}/secrets/unused").status == FORBIDDEN
-    for path in (f"{elsewhere}/secrets", "/api/v1/secrets", f"{elsewhere}/configmaps", "/api/v1/configmaps"):
-        assert worker.get(path).status == FORBIDDEN, path
+    lists = (f"{elsewhere}/secrets", "/api/v1/secrets", f"{elsewhere}/configmaps", "/api/v1/configmaps")
+    assert worker.statuses(lists) == dict.fromkeys(lists, FORBIDDEN)
 
 
 def test_a_node_touches_no_foreign_pod(worker: ApiFromMachine, cluster: Cluster, elsewhere: str) -> None:
@@ -106,7 +106,7 @@ def test_a_node_approves_nothing(worker: ApiFromMachine, kubectl: Kubectl) -> No
 def test_a_node_gets_no_credential_of_others(worker: ApiFromMachine) -> None:
     """A node reads and writes neither tokens, records nor roles, and gets no token of a foreign account."""
     nodes = f"/api/v1/namespaces/{identities.NAMESPACE}"
-    for path in (
+    foreign = (
         f"{nodes}/configmaps",
         f"{nodes}/configmaps/node-{worker.machine}",
         f"{nodes}/configmaps/cluster-settings",
@@ -114,8 +114,8 @@ def test_a_node_gets_no_credential_of_others(worker: ApiFromMachine) -> None:
         "/api/v1/namespaces/kube-system/secrets",
         "/api/v1/namespaces/kube-system/secrets/metrics-server-tls",
         "/apis/rbac.authorization.k8s.io/v1/clusterroles",
-    ):
-        assert worker.get(path).status == FORBIDDEN, path
+    )
+    assert worker.statuses(foreign) == dict.fromkeys(foreign, FORBIDDEN)
     token = {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -155,11 +155,21 @@ def test_the_rights_of_nodes_are_the_golden_ones(kubectl: Kubectl) -> None:
 def test_without_a_credential(cluster: Cluster) -> None:
     """Without a credential only health is told, from wherever one asks."""
     nobody = ApiFromMachine(cluster, cluster.workers[0], credential="")
-    for path in ("/readyz", "/livez", "/healthz"):
-        assert nobody.get(path).status == OK, path
-    for path in ("/", "/version", "/api", "/apis", "/openapi/v2", "/metrics", "/readyz/etcd", "/api/v1/nodes",
-                 "/api/v1/namespaces/kube-public/configmaps/cluster-info"):  # fmt: skip
-        assert nobody.get(path).status == UNAUTHORIZED, path
+    health = ("/readyz", "/livez", "/healthz")
+    assert nobody.statuses(health) == dict.fromkeys(health, OK)
+    cluster_info = "/api/v1/namespaces/kube-public/configmaps/cluster-info"
+    others = (
+        "/",
+        "/version",
+        "/api",
+        "/apis",
+        "/openapi/v2",
+        "/metrics",
+        "/readyz/etcd",
+        "/api/v1/nodes",
+        cluster_info,
+    )
+    assert nobody.statuses(others) == dict.fromkeys(others, UNAUTHORIZED)
 
 
 def test_kubelets_refuse_strangers(cluster: Cluster) -> None:

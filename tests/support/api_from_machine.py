@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,11 +35,7 @@ class ApiFromMachine:
 
     def __call__(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> Said:
         """Send one request; return whatever came back."""
-        server = f"https://{self.cluster.address(self.cluster.control_plane)}:6443"
-        command = ["curl", "--silent", "--show-error", "--max-time", "10", "--cacert", paths.CLUSTER_CA]
-        if self.credential:
-            command += ["--cert", self.credential, "--key", self.credential]
-        command += ["--request", method, "--write-out", "\n%{http_code}", server + path]
+        command = [*self._command, "--request", method, "--write-out", "\n%{http_code}", self._server + path]
         if body is not None:
             command += ["--header", f"Content-Type: {kind}", "--data-binary", "@-"]
         sent = "" if body is None else json.dumps(body)
@@ -50,6 +47,22 @@ class ApiFromMachine:
 
     def get(self, path: str) -> Said:
         return self("GET", path)
+
+    def statuses(self, paths_: Sequence[str]) -> dict[str, int]:
+        """Return the HTTP status of a GET of each path, all asked in one go."""
+        config = "".join(f'url = "{self._server}{path}"\noutput = "/dev/null"\n' for path in paths_)
+        command = [*self._command, "--write-out", "%{http_code}\\n", "--config", "-"]
+        said = self.cluster.run(self.machine, shlex.join(command), stdin=config)
+        return dict(zip(paths_, map(int, said.split()), strict=True))
+
+    @property
+    def _server(self) -> str:
+        return f"https://{self.cluster.address(self.cluster.control_plane)}:6443"
+
+    @property
+    def _command(self) -> list[str]:
+        command = ["curl", "--silent", "--show-error", "--max-time", "10", "--cacert", paths.CLUSTER_CA]
+        return command + (["--cert", self.credential, "--key", self.credential] if self.credential else [])
 
     def merge(self, path: str, patch: Any) -> Said:
         """Send a merge patch."""

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -102,11 +103,15 @@ class Cluster:
     def load_images(self) -> None:
         """Import the test images on every node that lacks them; no registry exists here."""
         wanted = [entry for entry in self.bundle.manifest.for_roles("test") if entry.image]
-        for node in self.nodes:
+
+        def load(node: str) -> None:
             present = self.run(node, f"{CTR} images list --quiet").split()
             for entry in wanted:
                 if entry.image not in present:
                     self.send(node, entry.name, f"{CTR} images import --label {CRI_LABEL} -")
+
+        with ThreadPoolExecutor(len(self.nodes)) as pool:
+            list(pool.map(load, self.nodes))
 
     def send(self, machine: str, entry: str, script: str) -> str:
         """Run a shell script on a machine with a file of the bundle as its standard input."""
