@@ -14,8 +14,8 @@ CODE = re.compile(r"`([^`\n]+)`")
 ROOTS = (
     "agent", "bench", "bootstrap", "controller", "docs", "installer", "inventories", "releases", "tests", "vagrant"
 )  # fmt: skip
-MADE = ("inventories/generated/", "docs/adr/NNNN", "tests/plans/")
-"""Beginnings of paths that runs make, or that others are about to commit."""
+MADE = ("inventories/generated/",)
+"""Beginnings of paths that programs make."""
 
 
 def pages() -> list[Path]:
