@@ -12,12 +12,14 @@ import binascii
 import hashlib
 import ipaddress
 import re
+import threading
 from dataclasses import dataclass
 from typing import Any, List, Tuple
 
 MAX_PEM_BYTES = 16 * 1024
 """A kubelet's request has 500 bytes, one with an RSA-4096 key and fifty names less than 4 kB."""
 
+_LOADING = threading.Lock()
 _PEM = re.compile(
     rb"-----BEGIN CERTIFICATE REQUEST-----\r?\n"
     rb"((?:[A-Za-z0-9+/=]{1,76}\r?\n)+)"
@@ -52,9 +54,17 @@ class Parsed:
 
 
 def load() -> None:
-    """Import what parsing needs (0.1 s, 6 MB), so that the first node does not wait for it."""
-    import pyasn1_modules.rfc2986
-    import pyasn1_modules.rfc5280  # noqa: F401
+    """Import what parsing needs (0.1 s, 6 MB), so that the first node does not wait for it.
+
+    One thread at a time: two that import modules which import each other may be given half of one, and honest
+    requests were denied by what it lacked.
+    """
+    with _LOADING:
+        import pyasn1.codec.der.decoder
+        import pyasn1.codec.der.encoder
+        import pyasn1.type.char
+        import pyasn1_modules.rfc2986
+        import pyasn1_modules.rfc5280  # noqa: F401
 
 
 def parse(pem: bytes) -> Parsed:
@@ -73,6 +83,7 @@ def parse(pem: bytes) -> Parsed:
 
 def parse_der(der: bytes) -> Parsed:
     """Return what the DER request asks for. Raises RequestError."""
+    load()
     from pyasn1_modules import rfc2986
 
     request = _decode(der, rfc2986.CertificationRequest(), "request")
