@@ -55,6 +55,11 @@ class BundleError(FreeholdError):
     meaning = InputError.meaning
 
 
+class InterruptedRunError(FreeholdError):
+    exit_code = 130
+    meaning = "interrupted: a signal, or no as the answer to a question"
+
+
 class CombinedError(FreeholdError):
     """What went wrong on several machines at once: nothing is lost, the worst decides the exit code."""
 
@@ -81,4 +86,4 @@ def joined(errors: Sequence[FreeholdError]) -> FreeholdError:
 
 
 EXIT_PLAN_HAS_CHANGES = 2
-EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED = InterruptedRunError.exit_code

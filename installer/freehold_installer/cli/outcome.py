@@ -14,6 +14,7 @@ from freehold_installer.errors import (
     CombinedError,
     FreeholdError,
     InputError,
+    InterruptedRunError,
 )
 
 
@@ -75,7 +76,7 @@ def _interrupted(settings: Settings) -> FreeholdError:
     hint = (
         "what is done stays; nothing runs on any machine any more on our behalf" if settings.continues else ""
     )
-    return FreeholdError("interrupted", hint=hint)
+    return InterruptedRunError("interrupted", hint=hint)
 
 
 def _continue(settings: Settings, code: int) -> str:

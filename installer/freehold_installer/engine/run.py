@@ -14,7 +14,7 @@ from freehold_installer.engine.endpoint import Endpoint, endpoint_of
 from freehold_installer.engine.host_keys import KnownHosts, NewKey, settle
 from freehold_installer.engine.journal import Journal, unfinished
 from freehold_installer.engine.lock import locked
-from freehold_installer.errors import InputError
+from freehold_installer.errors import InputError, InterruptedRunError
 from freehold_installer.state_dir import StateDir
 
 if TYPE_CHECKING:
@@ -203,8 +203,5 @@ class Run:
             self.console.show_new_keys(accepted)
 
 
-class DeclinedError(InputError):
+class DeclinedError(InterruptedRunError):
     """A person said no."""
-
-    exit_code = 130
-    meaning = "interrupted: a signal, or no as the answer to a question"

@@ -5,7 +5,7 @@ image beside pause is needed. It is removed again.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from freehold_agent.machine.kubernetes_api import ApiError, KubernetesApi, NotFound
@@ -60,10 +60,15 @@ def _why_not_ready(node: Mapping[str, Any]) -> str:
     )
 
 
+def probe_pods(api: KubernetesApi) -> list[str]:
+    """Return the names of pods that a run placed to use their network. Raises ApiError, OSError."""
+    return [pod["metadata"]["name"] for pod in api.list(PODS, labelSelector=LABEL)["items"]]
+
+
 def _probe(lane: Lane, state: ClusterState, api: KubernetesApi, names: list[str]) -> None:
     image = state.manifest.entry("images/pause.tar").image
     pods = {f"freehold-verify-{name}": name for name in names}
-    _remove(api, pods)
+    _remove(api, probe_pods(api))
     try:
         for pod, node in pods.items():
             api.create(PODS, _pod(pod, node, image))
@@ -163,7 +168,7 @@ def _watch_until(api: KubernetesApi, path: str, query: Mapping[str, str], done: 
     return False
 
 
-def _remove(api: KubernetesApi, pods: Mapping[str, str]) -> None:
+def _remove(api: KubernetesApi, pods: Iterable[str]) -> None:
     for pod in pods:
         try:
             api.delete(f"{PODS}/{pod}", gracePeriodSeconds=0)

@@ -34,6 +34,8 @@ def apply(run: Run) -> Plan:
             hint="look at a new one: freehold plan",
         )
     if planned.empty:
+        if not run.state_dir.kubeconfig.exists():  # killed just before it was written, or deleted
+            write_kubeconfig(run)
         return planned
     run.console.show_plan(planned)
     run.confirm(CONFIRM, "apply changes machines and nobody said yes")
