@@ -1,0 +1,113 @@
+"""A program that is killed comes back by itself, and what depends on it does not die with it."""
+
+import json
+from typing import Any
+
+import pytest
+from tests.support import whole
+from tests.support.cluster import Cluster
+from tests.support.kubectl import Kubectl, wait_for
+from tests.support.whole import Accident, network_works, nothing_to_apply
+
+CONTROL = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "coredns")
+OURS = ("freehold-join", "freehold-artifacts", "freehold-controller")
+NODE = ("containerd", "kubelet", "kube-proxy", "flannel", "freehold-agent")
+SLICES = "endpointslices.discovery.k8s.io"
+
+
+@pytest.mark.parametrize("unit", [*CONTROL, *OURS])
+def test_a_killed_control_plane_program_comes_back(
+    cluster: Cluster, kubectl: Kubectl, echo: Kubectl, unit: str
+) -> None:
+    """Each is started again within seconds, the API answers, and no pod was restarted."""
+    before = _containers(echo)
+    _killed(cluster, cluster.control_plane, unit)
+    wait_for(lambda: _answers(kubectl), whole.PATIENCE, "the API answers")
+    assert _containers(echo) == before, "pods have nothing to do with it"
+
+
+@pytest.mark.parametrize("unit", NODE)
+def test_a_killed_node_program_comes_back(
+    cluster: Cluster, kubectl: Kubectl, echo: Kubectl, unit: str
+) -> None:
+    """Each is started again within seconds; containers run on, and the node stays Ready."""
+    node = cluster.workers[0]
+    before = _containers(echo)
+    story = _killed(cluster, node, unit)
+    if unit in ("containerd", "kubelet"):
+        story.node_is_back(kubectl, node)
+    assert _containers(echo) == before, "containers outlive it"
+    shell = next(pod for pod in before if pod.startswith(f"{node}/shell"))
+    name = shell.partition("/")[2]
+    wait_for(lambda: _says(echo, name) == "hello", whole.PATIENCE, f"exec into {shell}")
+
+
+def test_names_outlive_the_controller(cluster: Cluster, kubectl: Kubectl, echo: Kubectl) -> None:
+    """While freehold-controller is down, DNS keeps its endpoints; its return changes nothing."""
+    dns = kubectl.within("kube-system")
+    before = _endpoints(dns)
+    assert before, "CoreDNS has endpoints"
+    cluster.run(cluster.control_plane, "systemctl stop freehold-controller")
+    try:
+        assert _endpoints(dns) == before
+        network_works(cluster, echo)
+    finally:
+        cluster.run(cluster.control_plane, "systemctl start freehold-controller")
+    assert _endpoints(dns) == before
+
+
+def test_nothing_has_to_be_applied(cluster: Cluster, echo: Kubectl) -> None:
+    """After all of these deaths the network works and the plan is empty."""
+    network_works(cluster, echo)
+    nothing_to_apply(cluster)
+
+
+def _killed(cluster: Cluster, machine: str, unit: str) -> Accident:
+    """Kill the main process of a unit and wait until another one is active."""
+    story = Accident(f"kill -9 {unit} on {machine}")
+    old = _pid(cluster, machine, unit)
+    assert old != "0", f"{unit} runs"
+    cluster.run(machine, f"kill -9 {old}")
+
+    def back() -> bool:
+        new, active = (
+            _pid(cluster, machine, unit),
+            cluster.run(machine, f"systemctl is-active {unit} || true"),
+        )
+        assert active == "active", f"{unit} is {active}"
+        return new not in ("0", old)
+
+    wait_for(back, whole.PATIENCE, f"{unit} runs again")
+    story.tell("active")
+    return story
+
+
+def _pid(cluster: Cluster, machine: str, unit: str) -> str:
+    return cluster.run(machine, f"systemctl show --property=MainPID --value {unit}")
+
+
+def _answers(kubectl: Kubectl) -> bool:
+    return not kubectl("get", "--raw", "/readyz", "--request-timeout=5s", check=False).failed
+
+
+def _containers(kubectl: Kubectl) -> dict[str, Any]:
+    """Return identity and start of each container."""
+    return {
+        f"{pod['spec']['nodeName']}/{pod['metadata']['name']}": [
+            (state["containerID"], state["restartCount"], state["state"]["running"]["startedAt"])
+            for state in pod["status"]["containerStatuses"]
+        ]
+        for pod in kubectl.json("get", "pods")["items"]
+    }
+
+
+def _says(kubectl: Kubectl, pod: str) -> str:
+    answer = kubectl.exec(pod, "echo", "hello", check=False)
+    assert not answer.failed, answer.stderr
+    return answer.stdout.strip()
+
+
+def _endpoints(kubectl: Kubectl) -> str:
+    """Return the addresses of kube-dns, and whether they are ready, as text."""
+    slices = kubectl.json("get", SLICES, "--selector=kubernetes.io/service-name=kube-dns")["items"]
+    return json.dumps([entry for one in slices for entry in one["endpoints"]], sort_keys=True)
