@@ -62,7 +62,7 @@ def load() -> None:
     with _LOADING:
         import pyasn1.codec.der.decoder
         import pyasn1.codec.der.encoder
-        import pyasn1.type.char
+        import pyasn1.type.char  # noqa: F401
         import pyasn1_modules.rfc2986
         import pyasn1_modules.rfc5280  # noqa: F401
 
