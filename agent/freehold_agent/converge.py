@@ -5,6 +5,7 @@ was there before is recorded ahead of the first change. When nothing differs not
 """
 
 import contextlib
+import itertools
 import os
 import time
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ class _Run:
 
     def perform(self, only: Optional[Collection[str]]) -> None:
         recorded = [key for key in self._record.keys if key not in self._shared]
-        self._look = look(self._resources, recorded, self._machine)
+        self._look = look(self._resources, recorded, self._machine, self._record.stale)
         changes = difference(self._look.attributes, self._resources, recorded)
         if only is not None:
             changes = [change for change in changes if change.key in only and change.action != "delete"]
@@ -108,17 +109,20 @@ class _Run:
         self._reload = self._look.reload_needed
         if only is None:
             self._record.drop(self._not_ours_any_more())
-        deletions = [change for change in changes if change.action == "delete"]
         others = [change for change in changes if change.action != "delete"]
+        first = list(itertools.takewhile(lambda change: change.action == "delete", changes))
+        last = [change for change in changes[len(first) :] if change.action == "delete"]
         try:
             self._write_ahead(others)
             self._announce(others)
-            if deletions:
-                self._delete(deletions)
+            if first:
+                self._delete(first)
             for group in self._groups(others):
                 self._make(group)
             self._flush()
             self._reload_if_needed()
+            if last:
+                self._delete(last)
         finally:
             files.discard(staged for _, staged in self._staged)
         # A digest that had to be computed again is kept, so that the next look is quick.
@@ -135,6 +139,9 @@ class _Run:
                 self._record.add(key, removal.before(resource, self._look.attributes.get(key)))
             if key in self._shared:
                 self._record.add(key, self._shared[key])
+        for change in changes:
+            if "current" in (change.after or {}):
+                self._record.mark_stale(change.key)
         self._record.save()
 
     def _not_ours_any_more(self) -> List[str]:
@@ -226,7 +233,7 @@ class _Run:
             self._flush()
         with self._reported(group):
             if isinstance(resource, Unit):
-                self._make_units([self._by_key[change.key] for change in group])
+                self._make_units(group)
             else:
                 self._make_one(resource, group[0])
 
@@ -252,8 +259,10 @@ class _Run:
         elif isinstance(resource, Route):
             kernel.set_route(resource, machine, present)
 
-    def _make_units(self, group: Sequence[Resource]) -> None:
-        wanted = [resource for resource in group if isinstance(resource, Unit)]
+    def _make_units(self, group: Sequence[Change]) -> None:
+        resources = [self._by_key[change.key] for change in group]
+        wanted = [resource for resource in resources if isinstance(resource, Unit)]
+        stale = {change.key for change in group if "current" in (change.after or {})}
         seen = self._look.attributes
         enable = [u.name for u in wanted if u.enabled and not (seen.get(key_of(u)) or {}).get("enabled")]
         disable = [u.name for u in wanted if not u.enabled and (seen.get(key_of(u)) or {}).get("enabled")]
@@ -263,7 +272,9 @@ class _Run:
         except SystemdError as error:
             raise units.step_failed(error) from error
         self._reload_if_needed()
-        units.start_units(wanted, seen, self._machine)
+        units.start_units(wanted, seen, self._machine, stale)
+        self._record.unmark_stale(change.key for change in group)
+        self._record.save()
 
     def _flush(self) -> None:
         """Put staged files in their places and make everything of this batch durable."""

@@ -18,7 +18,7 @@ from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import BootstrapCredential, DocumentError, JoinDocument
 from freehold_agent.contract.resources import Change, Resource, key_of
 from freehold_agent.converge import Deliverer, Progress, Summary, converge
-from freehold_agent.desired import KUBELET_UNIT, ROLE, desired_node, moves_release
+from freehold_agent.desired import KUBELET_UNIT, ROLE, desired_node
 from freehold_agent.desired.credential import bootstrap_kubeconfig
 from freehold_agent.desired.machine import interface_of
 from freehold_agent.errors import AgentError, BadRequest, Locked, StepFailed, Unfit
@@ -186,8 +186,6 @@ class _Join:
                 files.remove(self._host.root + paths.BOOTSTRAP_KUBECONFIG)
         files.remove(self._host.root + paths.BOOTSTRAP_KUBECONFIG)
         resources = desired_node(self._document, self._facts)
-        if moves_release(self._document, self._facts):
-            changes += self._converge(resources, [key_of(item) for item in resources])
         return changes + self._converge(resources, None)
 
     def _converge(self, resources: List[Resource], only: Optional[List[str]]) -> List[Change]:

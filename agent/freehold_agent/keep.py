@@ -16,9 +16,9 @@ from typing import Any, Callable, Dict, Iterator, List, Optional
 
 from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import DocumentError, JoinDocument
-from freehold_agent.contract.resources import Artifact, Change, key_of
+from freehold_agent.contract.resources import Artifact, Change
 from freehold_agent.converge import Deliverer, Summary, converge
-from freehold_agent.desired import ROLE, desired_node, moves_release
+from freehold_agent.desired import ROLE, desired_node
 from freehold_agent.errors import AgentError, DeliveryFailed, Locked
 from freehold_agent.facts import gather
 from freehold_agent.fetch import Fetcher
@@ -136,12 +136,8 @@ def repair(host: Host, progress: Callable[[Dict[str, Any]], None]) -> List[Chang
         files.remove(host.root + paths.BOOTSTRAP_KUBECONFIG)
         facts = host.facts()
         resources = desired_node(document, facts)
-        changes: List[Change] = []
         with _fetching(document) as deliver:
-            if moves_release(document, facts):
-                keys = [key_of(resource) for resource in resources]
-                changes += host.converge(resources, ROLE, deliver, progress, keys).changes
-            return changes + list(host.converge(resources, ROLE, deliver, progress).changes)
+            return list(host.converge(resources, ROLE, deliver, progress).changes)
 
 
 def read_document(root: str = "") -> JoinDocument:

@@ -25,19 +25,28 @@ class Look:
 
 
 def observe(
-    resources: Sequence[Resource], recorded_keys: Iterable[str] = (), machine: Optional[ThisMachine] = None
+    resources: Sequence[Resource],
+    recorded_keys: Iterable[str] = (),
+    machine: Optional[ThisMachine] = None,
+    stale: Iterable[str] = (),
 ) -> Dict[str, Optional[Attributes]]:
     """Return the attributes of every resource and recorded key; None where nothing is there.
 
     Raises StepFailed, SystemdError, OSError when the machine cannot be read.
     """
-    return look(resources, recorded_keys, machine).attributes
+    return look(resources, recorded_keys, machine, stale).attributes
 
 
 def look(
-    resources: Sequence[Resource], recorded_keys: Iterable[str] = (), machine: Optional[ThisMachine] = None
+    resources: Sequence[Resource],
+    recorded_keys: Iterable[str] = (),
+    machine: Optional[ThisMachine] = None,
+    stale: Iterable[str] = (),
 ) -> Look:
-    """Return the whole observation; see `observe`."""
+    """Return the whole observation; see `observe`.
+
+    `stale` are units that a killed run still had to restart: their processes are not `current`.
+    """
     machine = machine or ThisMachine()
     keys = list(dict.fromkeys([*(key_of(resource) for resource in resources), *recorded_keys]))
     names: Dict[str, List[str]] = {}
@@ -59,6 +68,10 @@ def look(
         result.reload_needed = seen.reload_needed
         for name, attributes in seen.attributes.items():
             result.attributes["unit:" + name] = attributes
+    for key in stale:
+        attributes = result.attributes.get(key)
+        if attributes is not None:
+            attributes["current"] = False
     return result
 
 

@@ -6,7 +6,7 @@ mode 0600, because what was there before may be secret. Knows no kinds: `before`
 
 import os
 from dataclasses import dataclass
-from typing import Any, Dict, Iterable, List, Optional
+from typing import Any, Dict, Iterable, List, Optional, Set
 
 from freehold_agent.contract import paths
 from freehold_agent.errors import StepFailed
@@ -36,6 +36,8 @@ class Record:
         self.owner = owner
         self.path = os.path.join(directory or paths.RECORDS, owner + ".json")
         self._entries: Dict[str, Entry] = {}
+        self.stale: Set[str] = set()
+        """Units whose restart is due because a file they read was put right; kept until it is done."""
         self.sysctls: Dict[str, str] = {}
         """Settings that components change on their own, as they were before the first change."""
         self._changed = False
@@ -48,6 +50,7 @@ class Record:
         if not isinstance(data, dict) or data.get("version") != VERSION:
             raise StepFailed("", "{} is of a version that this agent does not know".format(self.path))
         self.sysctls = data.get("sysctls", {})
+        self.stale = set(data.get("stale", ()))
         for entry in data["entries"]:
             self._entries[entry["key"]] = Entry(entry["key"], entry["before"])
 
@@ -66,6 +69,17 @@ class Record:
             self._entries[key] = Entry(key, before)
             self._changed = True
 
+    def mark_stale(self, key: str) -> None:
+        """Note that a unit is to be restarted, ahead of putting right what it reads."""
+        self._changed = self._changed or key not in self.stale
+        self.stale.add(key)
+
+    def unmark_stale(self, keys: Iterable[str]) -> None:
+        """Note that units run with what their files hold."""
+        done = self.stale.intersection(keys)
+        self._changed = self._changed or bool(done)
+        self.stale -= done
+
     def drop(self, keys: Iterable[str]) -> None:
         """Forget keys that are no longer ours."""
         for key in keys:
@@ -77,7 +91,13 @@ class Record:
         if not self._changed:
             return
         entries = [entry.to_json() for entry in self._entries.values()]
-        data = {"version": VERSION, "owner": self.owner, "entries": entries, "sysctls": self.sysctls}
+        data = {
+            "version": VERSION,
+            "owner": self.owner,
+            "entries": entries,
+            "sysctls": self.sysctls,
+            "stale": sorted(self.stale),
+        }
         files.write_json(self.path, data)
         self._changed = False
 

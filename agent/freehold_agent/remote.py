@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import traceback
-from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional
+from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional, Set
 
 from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import DocumentError, JoinDocument
@@ -112,7 +112,7 @@ def _observe(request: Dict[str, Any], _stream: BinaryIO, _tell: Tell) -> Any:
     from freehold_agent.observe import observe
 
     resources, recorded = _resources(request), _recorded(request)
-    return {"observed": observe(resources, recorded), "recorded": recorded}
+    return {"observed": observe(resources, recorded, stale=_stale(request)), "recorded": recorded}
 
 
 def _plan(request: Dict[str, Any], _stream: BinaryIO, _tell: Tell) -> Any:
@@ -131,7 +131,7 @@ def _plan(request: Dict[str, Any], _stream: BinaryIO, _tell: Tell) -> Any:
     else:
         resources = _resources(request)
     recorded = _recorded(request)
-    changes = difference(observe(resources, recorded), resources, recorded)
+    changes = difference(observe(resources, recorded, stale=_stale(request)), resources, recorded)
     current = contents_for_diff(resources, changes)
     changing = {change.key for change in changes}
     texts = {
@@ -217,6 +217,13 @@ def _recorded(request: Mapping[str, Any]) -> List[str]:
     owner = _owner(request)
     others = entries_of_others(owner)
     return [key for key in Record(owner).keys if key not in others]
+
+
+def _stale(request: Mapping[str, Any]) -> Set[str]:
+    """Return the owner's units that a killed run still had to restart."""
+    from freehold_agent.records import Record
+
+    return Record(_owner(request)).stale
 
 
 def _resources(request: Mapping[str, Any]) -> List[Resource]:

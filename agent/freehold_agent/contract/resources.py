@@ -12,6 +12,8 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Type, Union
 
+from freehold_agent.contract import paths
+
 Attributes = Dict[str, Any]
 
 
@@ -174,6 +176,9 @@ class Unit:
     active: bool = True
     timeout: float = 90.0
     """Seconds to wait until systemd says it is active."""
+    reads: Tuple[str, ...] = ()
+    """Keys of resources that its process reads at its start (`file:/etc/...`). When one of them is put right, the
+    process may have been started with what was wrong: it is restarted too."""
 
     kind = "unit"
 
@@ -182,6 +187,8 @@ class Unit:
         wanted: Attributes = {"enabled": self.enabled, "active": self.active}
         if self.inputs and self.active:
             wanted["inputs"] = self.inputs
+        if self.reads and self.active:
+            wanted["current"] = True
         return wanted
 
 
@@ -234,18 +241,23 @@ def difference(
 
     `observed` maps keys to attributes, None or a missing key where nothing is there. `recorded` are the keys
     that were made for the same owner before, oldest first: those no longer desired are deleted, newest
-    first, before anything is created, because a new resource may take their place.
+    first, before anything is created, because a new resource may take their place. Only what belongs to an old
+    release goes last: until the new one runs, a restart or a power cut needs it.
     """
     wanted_keys = {key_of(resource) for resource in desired}
-    changes = [
+    deletions = [
         Change(key, "delete", observed.get(key), None)
         for key in reversed(list(recorded))
         if key not in wanted_keys and observed.get(key) is not None
     ]
+    changes = [change for change in deletions if not _of_a_release(change.key)]
     for resource in desired:
         key = key_of(resource)
         wanted = resource.wanted
         state = observed.get(key)
+        if state is not None and isinstance(resource, Unit) and wanted.get("current"):
+            put_right = {change.key for change in changes if change.action != "delete"}
+            state = {**state, "current": state.get("current", True) and not put_right & set(resource.reads)}
         title = resource.title if isinstance(resource, Artifact) else ""
         if state is None:
             changes.append(Change(key, "create", None, wanted, title))
@@ -255,7 +267,13 @@ def difference(
             before = {name: state.get(name) for name in differing}
             after = {name: wanted[name] for name in differing}
             changes.append(Change(key, "update", before, after, title))
-    return changes
+    return changes + [change for change in deletions if _of_a_release(change.key)]
+
+
+def _of_a_release(key: str) -> bool:
+    """Say whether a key names a file of a bundle or a place in a release directory: harmless beside a newer one."""
+    kind, name = split_key(key)
+    return kind == "artifact" or (kind in ("link", "directory") and name.startswith(paths.RELEASES + "/"))
 
 
 def digest_of_inputs(*parts: Union[str, bytes]) -> str:
@@ -284,6 +302,8 @@ def from_json(data: Mapping[str, Any]) -> Resource:
         raise ValueError("unknown resource kind " + repr(data.get("kind")))
     if kind is File:
         fields["content"] = base64.b64decode(fields["content"])
+    if kind is Unit:
+        fields["reads"] = tuple(fields.get("reads", ()))
     resource: Resource = kind(**fields)
     return resource
 

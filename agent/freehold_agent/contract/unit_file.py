@@ -20,6 +20,7 @@ def service(
     command: Sequence[str],
     inputs: Sequence[Union[str, bytes]],
     slice_name: str,
+    reads: Sequence[str] = (),
     unit: Optional[Settings] = None,
     service: Optional[Settings] = None,
     timeout: float = 90.0,
@@ -27,7 +28,8 @@ def service(
     """Return the unit file of a service and the Unit that runs it.
 
     `inputs` are the contents (or digests) of all that the process reads at its start; the command line and
-    the settings are added here. `timeout` is in seconds.
+    the settings are added here. `reads` are the paths of files among the resources that it reads then: when one of
+    them had to be put right, it is restarted. `timeout` is in seconds.
     """
     unit_settings: Dict[str, Union[str, Sequence[str]]] = {
         "Description": description,
@@ -48,7 +50,7 @@ def service(
     unit_name = name + ".service"
     return [
         File(paths.UNITS + "/" + unit_name, text.encode()),
-        Unit(unit_name, inputs=digest, timeout=timeout),
+        Unit(unit_name, inputs=digest, timeout=timeout, reads=tuple("file:" + path for path in reads)),
     ]
 
 

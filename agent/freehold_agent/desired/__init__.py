@@ -45,7 +45,9 @@ def desired_node(
     units = {resource.name: resource for resource in everything if isinstance(resource, Unit)}
     last = (KUBELET_UNIT, *NEEDS_CREDENTIAL)
     first, rest = _release(document)
-    link = current_link(document.manifest)
+    # On a control plane the release in use is the control plane's to choose: its own programs depend on it, and
+    # an agent with an older document must not turn it back.
+    link = [] if document.control_plane else [current_link(document.manifest)]
     # On a machine without a release the link comes early, so that containerd starts while the rest arrives.
     # Later it moves only once the whole new release is there.
     fresh = not facts.get("release")
@@ -54,7 +56,7 @@ def desired_node(
         File(paths.JOIN_DOCUMENT, document.dumps(), mode=0o600),
         *files,
         *first,
-        *([link] if fresh else [*rest, link]),
+        *(link if fresh else [*rest, *link]),
         units[CONTAINERD_UNIT],
         *(rest if fresh else []),
         *machine.service_routes(document, facts),
@@ -65,11 +67,6 @@ def desired_node(
         resources.append(credential.kubelet_kubeconfig_resource(document))
         resources += [units[name] for name in NEEDS_CREDENTIAL if name in units]
     return resources
-
-
-def moves_release(document: JoinDocument, facts: Mapping[str, Any]) -> bool:
-    """Say whether another release is in use: its files must stay until the new ones run."""
-    return facts.get("release", "") not in ("", document.manifest.directory)
 
 
 def _directories(document: JoinDocument) -> List[Resource]:

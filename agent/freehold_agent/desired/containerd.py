@@ -50,6 +50,7 @@ def containerd_resources(document: JoinDocument, facts: Mapping[str, Any]) -> Li
         UNIT,
         description="containerd container runtime (freehold)",
         command=[paths.BIN + "/containerd", "--config", paths.CONTAINERD_CONFIG],
+        reads=[paths.CONTAINERD_CONFIG],
         # Registry files are read at each pull, not at the start: they are no inputs.
         inputs=[
             config,

@@ -27,6 +27,7 @@ def kube_proxy_resources(document: JoinDocument, facts: Mapping[str, Any]) -> Li
             UNIT,
             description="Kubernetes service proxy (freehold)",
             command=[paths.BIN + "/kube-proxy", "--config=" + CONFIG],
+            reads=[CONFIG, paths.NODE_KUBECONFIG],
             inputs=[
                 config,
                 node_kubeconfig(document),

@@ -58,6 +58,7 @@ def kubelet_resources(document: JoinDocument, facts: Mapping[str, Any]) -> List[
             UNIT,
             description="kubelet, the Kubernetes node agent (freehold)",
             command=command,
+            reads=[CONFIG],
             inputs=[
                 config,
                 node_kubeconfig(document),

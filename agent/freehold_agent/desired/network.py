@@ -107,6 +107,7 @@ def _flannel(document: JoinDocument, facts: Mapping[str, Any], net_conf: bytes) 
         UNIT,
         description="flannel pod network (freehold)",
         command=[paths.BIN + "/flanneld", "--kube-subnet-mgr", "--ip-masq", *options],
+        reads=[NET_CONF, paths.NODE_KUBECONFIG],
         inputs=[
             net_conf,
             node_kubeconfig(document),

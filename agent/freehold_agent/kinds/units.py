@@ -3,7 +3,7 @@
 import os
 import re
 from dataclasses import dataclass
-from typing import Dict, List, Mapping, Optional, Sequence, Set
+from typing import Collection, Dict, List, Mapping, Optional, Sequence, Set
 
 from freehold_agent.contract.resources import Attributes, Unit, key_of
 from freehold_agent.errors import StepFailed
@@ -37,15 +37,24 @@ def observe_units(names: Sequence[str], machine: ThisMachine) -> Observation:
 
 
 def start_units(
-    units: Sequence[Unit], observed: Mapping[str, Optional[Attributes]], machine: ThisMachine
+    units: Sequence[Unit],
+    observed: Mapping[str, Optional[Attributes]],
+    machine: ThisMachine,
+    stale: Collection[str] = (),
 ) -> None:
     """Bring enabled units to running with their inputs (or to stopped), and look whether they are.
+
+    `stale`: keys of units whose process may have been started with files that were wrong.
 
     One blocking call starts all of them: what must come one after the other says so in its unit (After=), or
     is separated by another resource. Raises StepFailed with the last journal lines of the unit.
     """
     stop = [unit.name for unit in units if not unit.active and _running(observed.get(key_of(unit)))]
-    begin = [unit for unit in units if unit.active and _must_begin(unit, observed.get(key_of(unit)))]
+    begin = [
+        unit
+        for unit in units
+        if unit.active and (key_of(unit) in stale or _must_begin(unit, observed.get(key_of(unit))))
+    ]
     failed = [unit.name for unit in begin if (observed.get(key_of(unit)) or {}).get("failed")]
     systemd = machine.systemd
     try:

@@ -5,7 +5,7 @@ there. The installer streams artifacts in the same order while the machine conve
 """
 
 from freehold_agent.contract.artifacts import ArtifactEntry
-from freehold_agent.contract.release import current_link, entry_link, release_directories
+from freehold_agent.contract.release import current_link, entry_link, in_start_order, release_directories
 from freehold_agent.contract.resources import Artifact, Resource, Unit
 from freehold_installer.desired import control_plane, dns, etcd, services
 from freehold_installer.desired.control_plane_context import ControlPlaneContext
@@ -25,6 +25,8 @@ def control_plane_resources(context: ControlPlaneContext) -> list[Resource]:
         *dns.prerequisites(context),
         *release_links(context),
     ]
+    fresh = not context.facts.get("release")
+    current = current_link(context.manifest)
     steps: list[tuple[tuple[str, ...], list[Resource]]] = [
         (("freehold-services.pyz",), services.unit(context, "artifacts")),
         (("etcd",), etcd.unit(context)),
@@ -47,12 +49,21 @@ def control_plane_resources(context: ControlPlaneContext) -> list[Resource]:
         started += [context.manifest.entry(f"bin/{name}").artifact() for name in programs]
         started += [r for r in resources if isinstance(r, Unit)]
     rest = [entry.artifact() for entry in entries(context) if entry.name.removeprefix("bin/") not in needed]
-    return [*prerequisites, *files, *started, *rest]
+    if fresh:
+        # The link comes early, so that each program starts as soon as its own bytes are there.
+        return [*prerequisites, current, *files, *started, *rest]
+    # Later it moves only once the whole new release is there.
+    artifacts = [r for r in [*started, *rest] if isinstance(r, Artifact)]
+    units = [r for r in started if not isinstance(r, Artifact)]
+    return [*prerequisites, *files, *artifacts, current, *units]
 
 
 def entries(context: ControlPlaneContext) -> list[ArtifactEntry]:
-    """Return the manifest's entries of a control plane."""
-    return context.manifest.for_roles(ROLE)
+    """Return the manifest's entries that lie on a control plane: its own, then those it gives to nodes.
+
+    The release directory holds both, so that the link to it can move in one step when the machine is a node too.
+    """
+    return [*context.manifest.for_roles(ROLE), *in_start_order(context.manifest.for_roles("node"))]
 
 
 def artifacts_in_order(resources: list[Resource]) -> list[Artifact]:
@@ -65,9 +76,8 @@ def artifacts_in_order(resources: list[Resource]) -> list[Artifact]:
 
 
 def release_links(context: ControlPlaneContext) -> list[Resource]:
-    """Return the release directory: links into the store, and the link that says which release is in use."""
+    """Return the release directory: links into the store."""
     return [
         *release_directories(context.manifest),
         *(entry_link(context.manifest, entry) for entry in entries(context)),
-        current_link(context.manifest),
     ]

@@ -108,6 +108,16 @@ def api_server(context: ControlPlaneContext) -> list[Resource]:
             _yaml(_authentication()),
             _yaml(_audit_policy()),
         ],
+        reads=[
+            *(f"{PKI}/{name}.{kind}" for name in _PAIRS for kind in ("crt", "key")),
+            *(
+                f"{PKI}/{name}"
+                for name in ("ca.crt", "front-proxy-ca.crt", "sa.key", "sa.pub", "etcd/ca.crt")
+            ),
+            AUTHENTICATION,
+            ENCRYPTION,
+            AUDIT_POLICY,
+        ],
         slice_name=paths.CONTROL_SLICE,
         unit={"After": "network-online.target etcd.service", "Wants": "network-online.target etcd.service"},
         service={"Type": "notify", "LimitNOFILE": "20000", "NoNewPrivileges": "yes"},
@@ -196,6 +206,10 @@ def controllers(context: ControlPlaneContext) -> list[Resource]:
                 *(context.pki(name) for name in ("ca.crt", "front-proxy-ca.crt", "sa.pub")),
                 context.pki("controller-manager.conf"),
             ],
+            reads=[
+                manager_conf,
+                *(f"{PKI}/{name}" for name in ("ca.crt", "ca.key", "front-proxy-ca.crt", "sa.key")),
+            ],
             slice_name=paths.CONTROL_SLICE,
             unit=after_api,
             service={"NoNewPrivileges": "yes"},
@@ -208,6 +222,7 @@ def controllers(context: ControlPlaneContext) -> list[Resource]:
                 context.manifest.entry("bin/kube-scheduler").sha256,
                 context.pki("scheduler.conf"),
             ],
+            reads=[scheduler_conf],
             slice_name=paths.CONTROL_SLICE,
             unit=after_api,
             service={"NoNewPrivileges": "yes"},

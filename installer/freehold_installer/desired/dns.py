@@ -39,6 +39,7 @@ def unit(context: ControlPlaneContext) -> list[Resource]:
             corefile(context),
             context.pki("coredns.crt"),
         ],
+        reads=[f"{DIRECTORY}/{name}" for name in ("Corefile", "client.crt", "client.key")],
         slice_name=paths.CONTROL_SLICE,
         unit={"After": "freehold-api-ready.service", "Wants": "freehold-api-ready.service"},
         service={"User": USER, "NoNewPrivileges": "yes", "LimitNOFILE": "20000", "ProtectHome": "yes"},

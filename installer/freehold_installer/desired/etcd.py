@@ -7,6 +7,7 @@ from freehold_installer.desired.control_plane_context import ControlPlaneContext
 
 PKI = paths.PKI + "/etcd"
 USER = "etcd"
+_FILES = (("ca", "crt"), ("server", "crt"), ("server", "key"), ("peer", "crt"), ("peer", "key"))
 
 
 def prerequisites(context: ControlPlaneContext) -> list[Resource]:
@@ -60,6 +61,7 @@ def unit(context: ControlPlaneContext) -> list[Resource]:
         description="etcd, the data store of Kubernetes (freehold)",
         command=[paths.BIN + "/etcd", *arguments],
         inputs=[entry.sha256, *(context.pki(f"etcd/{name}.crt") for name in ("ca", "server", "peer"))],
+        reads=[f"{PKI}/{name}.{kind}" for name, kind in _FILES],
         slice_name=paths.CONTROL_SLICE,
         unit={"After": "network-online.target", "Wants": "network-online.target"},
         service={

@@ -56,6 +56,10 @@ def unit(context: ControlPlaneContext, name: str) -> list[Resource]:
             _config(context, name),
             *(context.pki(f"{pair}.crt") for pair in _PAIRS[name]),
         ],
+        reads=[
+            f"{paths.ETC}/{name}.json",
+            *(f"{paths.ETC}/{name}/{pair}.{kind}" for pair in _PAIRS[name] for kind in ("crt", "key")),
+        ],
         slice_name=paths.CONTROL_SLICE,
         unit={"After": after, "Wants": after},
         service={

@@ -1,6 +1,6 @@
 """The only module that touches pyinfra: one State for all machines, strict host keys, all connected at once.
 
-What pyinfra's interface gets wrong for us is handled here and nowhere else (docs/adr/0002): it swallows
+What pyinfra's interface gets wrong for us is handled here and nowhere else (docs/adr/0001): it swallows
 which host key was offered, asks for passphrases on the terminal, leaves transports open, delays packets.
 """
 

@@ -72,9 +72,7 @@ class ClusterState:
                 flannel=config.deploy.cni.flannel.enabled,
                 kube_proxy=config.deploy.kube_proxy.enabled,
             ),
-            manifest=release.node_manifest(
-                self.manifest, metrics_server=config.deploy.metrics_server.enabled
-            ),
+            manifest=release.node_manifest(self.manifest),
             kubelet=config.private_nodes.kubelet.config,
         )
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from gevent.event import Event
 
-from freehold_agent.contract.release import in_start_order
 from freehold_agent.contract.resources import to_json
 from freehold_agent.machine.kubernetes_api import KubernetesApi
 from freehold_installer.desired import cluster
@@ -35,8 +34,6 @@ def run(lane: Lane, state: ClusterState, plan: Plan) -> None:
     resources = cluster.control_plane_resources(context)
     is_node = lane.host.name in {host.name for host in state.inventory.nodes}
     digests = [artifact.sha256 for artifact in cluster.artifacts_in_order(resources)]
-    # Nodes fetch theirs from here, so they are streamed even to a control plane that is no node.
-    digests += [entry.sha256 for entry in in_start_order(state.settings().manifest.entries)]
     started = Started(lane)
 
     lane.beside("stream", lambda: _stream(lane, state, digests))

@@ -12,7 +12,7 @@ from freehold_installer.desired import cluster
 from freehold_installer.engine.machine import Machine
 from freehold_installer.engine.run import Run
 from freehold_installer.errors import FreeholdError, UnfitError, joined
-from freehold_installer.phases import access, leave, nodes, preflight, release, trust
+from freehold_installer.phases import access, leave, nodes, preflight, release, trust, verify
 from freehold_installer.phases.cluster_state import ClusterState, Seen
 from freehold_installer.plan import Content, MachinePlan, Plan, without_secrets
 
@@ -39,8 +39,12 @@ def state_of(run: Run) -> ClusterState:
     if failures:
         raise joined(failures)
     architectures = {name: seen[name].facts["architecture"] for name in seen}
+    config = run.inventory.config
     manifest = release.manifest_for(
-        run.store, run.inventory.config.control_plane.distro.k8s.version, architectures
+        run.store,
+        config.control_plane.distro.k8s.version,
+        architectures,
+        metrics_server=config.deploy.metrics_server.enabled,
     )
     return ClusterState(run.inventory, PkiDirectory(str(run.state_dir.pki)), manifest, seen)
 
@@ -139,11 +143,17 @@ def _object_changes(run: Run, state: ClusterState, machines: tuple[MachinePlan, 
     try:
         if not access.is_bound(api):
             return [*access.all_created(objects), *admissions]
-        return [*(change for change, _ in access.changes_in(api, objects)), *admissions]
-    except (OSError, ApiError):
+        leftovers = [
+            Change(f"object:Pod kube-system/{pod}", "delete", {}, None, "of a run that was killed")
+            for pod in verify.probe_pods(api)
+        ]
+        return [*(change for change, _ in access.changes_in(api, objects)), *leftovers, *admissions]
+    except (OSError, ApiError) as error:
         # It is down: apply will start it and look again.
-        down = any(change.key == "unit:kube-apiserver.service" for m in machines for change in m.changes)
-        return [*access.all_created(objects), *admissions] if down else admissions
+        if any(change.key == "unit:kube-apiserver.service" for m in machines for change in m.changes):
+            return [*access.all_created(objects), *admissions]
+        run.note(f"the API does not answer, so what it holds was not looked at: {error}", "warning")
+        return admissions
     finally:
         api.close()
 

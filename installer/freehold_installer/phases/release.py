@@ -15,7 +15,9 @@ SHIPPED = frozenset(("control-plane", "node"))
 """Roles whose files go to machines; `operator` and `test` stay here."""
 
 
-def manifest_for(store: Store, release: str, architectures: dict[str, str]) -> Manifest:
+def manifest_for(
+    store: Store, release: str, architectures: dict[str, str], *, metrics_server: bool
+) -> Manifest:
     """Return what is installed on machines of these architectures (machine -> architecture).
 
     Raises BundleError when the bundle was not built, UnfitError when machines differ.
@@ -25,18 +27,18 @@ def manifest_for(store: Store, release: str, architectures: dict[str, str]) -> M
         listing = ", ".join(f"{name} {kind}" for name, kind in architectures.items())
         raise UnfitError(f"machines of several architectures in one cluster are not possible yet: {listing}")
     bundle = store.load_manifest(release, kinds[0])
-    shipped = [entry for entry in bundle.entries if set(entry.roles) & SHIPPED]
+    unwanted = set() if metrics_server else {METRICS_SERVER_IMAGE}
+    shipped = [
+        entry for entry in bundle.entries if set(entry.roles) & SHIPPED and entry.name not in unwanted
+    ]
     zipapps = stored_zipapps(store).values()
     entries = tuple(sorted((*shipped, *zipapps), key=lambda entry: entry.name))
     return dataclasses.replace(bundle, entries=entries, build=_digest(entries))
 
 
-def node_manifest(manifest: Manifest, *, metrics_server: bool) -> Manifest:
+def node_manifest(manifest: Manifest) -> Manifest:
     """Return the entries that nodes get; the build, and with it the release directory, stays the same."""
-    entries = [
-        entry for entry in manifest.for_roles("node") if metrics_server or entry.name != METRICS_SERVER_IMAGE
-    ]
-    return dataclasses.replace(manifest, entries=tuple(entries))
+    return dataclasses.replace(manifest, entries=tuple(manifest.for_roles("node")))
 
 
 def local_files(store: Store, manifest: Manifest, digests: Sequence[str]) -> list[tuple[Path, str, int]]:

@@ -13,7 +13,16 @@ from typing import Any, Dict, List
 import pytest
 
 from freehold_agent import converge as converge_module
-from freehold_agent.contract.resources import Artifact, Directory, File, KernelModule, Link, Sysctl, Unit
+from freehold_agent.contract.resources import (
+    Artifact,
+    Directory,
+    File,
+    KernelModule,
+    Link,
+    Sysctl,
+    Unit,
+    key_of,
+)
 from freehold_agent.converge import converge
 from freehold_agent.errors import DeliveryFailed, Locked, StepFailed
 from freehold_agent.machine.files import write_atomic
@@ -312,6 +321,36 @@ def test_a_unit_that_does_not_start_says_why(machine, tmp_path):
         converge(a_unit(tmp_path, "a.service", "1"), "node", no_artifact, events.append, machine=machine)
     assert caught.value.detail == "it said why"
     assert events[-1]["state"] == "failed"
+
+
+def test_a_file_put_right_restarts_its_reader(machine, tmp_path):
+    """The process may have read what was wrong; afterwards nothing is left to do."""
+    file = a_file(tmp_path / "settings", b"right")
+    wanted = [file, *a_unit(tmp_path, "a.service", "1")[:1], Unit("a.service", "1", reads=(key_of(file),))]
+    run(machine, wanted)
+    (tmp_path / "settings").write_bytes(b"wrong")
+    machine.systemd.calls.clear()
+    run(machine, wanted)
+    assert machine.systemd.calls == ["restart a.service"]
+    assert run(machine, wanted)[0].changes == ()
+
+
+def test_a_reader_is_restarted_even_if_the_run_was_killed(machine, tmp_path):
+    """The restart is due from before the file is right until the unit runs again."""
+    file = a_file(tmp_path / "settings", b"right")
+    wanted = [file, *a_unit(tmp_path, "a.service", "1")[:1], Unit("a.service", "1", reads=(key_of(file),))]
+    run(machine, wanted)
+    (tmp_path / "settings").write_bytes(b"wrong")
+    machine.systemd.refuse.add("a.service")
+    machine.systemd.running.clear()
+    with pytest.raises(StepFailed):
+        run(machine, wanted)
+    assert (tmp_path / "settings").read_bytes() == b"right"
+    machine.systemd.refuse.clear()
+    machine.systemd.restart("a.service")
+    machine.systemd.calls.clear()
+    run(machine, wanted)
+    assert machine.systemd.calls == ["restart a.service"]
 
 
 def test_removed_units_are_stopped_before_their_files_go(machine, tmp_path):

@@ -142,20 +142,6 @@ def test_life_signs_during_a_repair(node: Node) -> None:
     assert node.told.count("WATCHDOG=1") == 2
 
 
-def test_a_new_release_is_there_before_the_old_one_goes(tmp_path: Path) -> None:
-    """Where the release changes, nothing is deleted until everything of the new one runs."""
-    node = Node(tmp_path)
-    seen: list[bool] = []
-
-    def converge(resources: Any, owner: str, deliver: Any, progress: Any, only: Any = None) -> Summary:
-        seen.append(only is None)
-        return Summary((), 0.1)
-
-    host = dataclasses.replace(node.host, converge=converge, facts=lambda: lab(release="1.37.1-aaaaaaaaaaaa"))
-    repair(host, lambda _e: None)
-    assert seen == [False, True]
-
-
 def test_a_left_bootstrap_credential_is_removed(node: Node) -> None:
     """A token that a killed join left behind does not stay."""
     node.path(paths.BOOTSTRAP_KUBECONFIG).parent.mkdir(parents=True)
