@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, Mapping, NoReturn, Optional, Seque
 from freehold_agent import __version__
 from freehold_agent.contract.join_document import DocumentError
 from freehold_agent.errors import AgentError
-from freehold_agent.machine.lock import LockBusyError, converge_lock
+from freehold_agent.machine.lock import LockBusyError
 from freehold_agent.machine.programs import ProgramFailed
 from freehold_agent.machine.systemd import SystemdError
 
@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     add("converge", _converge, "put back what differs, once")
     leave = add("leave", _leave, "remove everything freehold made on this machine")
     leave.add_argument("--yes", action="store_true", help="do it without asking")
+    add("end-pods", _end_pods, "end all pods, if the machine is going down (a service does this)")
     add("join-node", _join_node, "join this machine with a token (not yet)")
     add("version", _version, "print the agent's version")
     return parser
@@ -147,9 +148,19 @@ def _leave(options: argparse.Namespace) -> int:
                 "kind": "input",
             }
         )
-    with converge_lock():
-        result = _remote({"verb": "leave"}, with_document=False)
+    result = _remote({"verb": "leave"}, with_document=False)
     _print("removed {} things".format(len(result.get("changes", ()))))
+    return EXIT_OK
+
+
+def _end_pods(_options: argparse.Namespace) -> int:
+    from freehold_agent.remains.pods import end_pods, machine_goes_down
+
+    if not machine_goes_down():
+        _print("the machine is not going down: nothing is ended")
+        return EXIT_OK
+    late = end_pods()
+    _print("pods ended" + (", {} of their processes were killed".format(len(late)) if late else ""))
     return EXIT_OK
 
 

@@ -17,6 +17,7 @@ PAUSE_IMAGE = "registry.freehold.invalid/pause:1"
 CERTIFICATES = "/etc/containerd/certs.d"
 UNIT = "containerd"
 IMAGES_UNIT = "freehold-images"
+PODS_UNIT = "freehold-pods"
 PATH = paths.BIN + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NOFILE = 1048576
 NEEDED_AT_START = ("bin/containerd",)
@@ -60,7 +61,7 @@ def containerd_resources(document: JoinDocument, facts: Mapping[str, Any]) -> Li
         unit={"After": "network.target local-fs.target dbus.service"},
         service=settings,
     )
-    return resources + _image_resources(document)
+    return [*resources, *_pods_unit(facts), *_image_resources(document)]
 
 
 def containerd_config(document: JoinDocument, facts: Mapping[str, Any]) -> str:
@@ -147,6 +148,27 @@ def _image_resources(document: JoinDocument) -> List[Resource]:
             "RemainAfterExit": "yes",
             "ExecStart": commands,
             "Restart": "on-failure",
+        },
+    )
+
+
+def _pods_unit(facts: Mapping[str, Any]) -> List[Resource]:
+    """Return the unit that ends pods at shutdown: after the kubelet, before containerd."""
+    python = facts.get("python_executable", "/usr/bin/python3")
+    return service(
+        PODS_UNIT,
+        description="Ends pods when the machine goes down (freehold)",
+        command=["/bin/true"],
+        inputs=[],
+        slice_name=paths.NODE_SLICE,
+        unit={"After": UNIT + ".service", "Before": "kubelet.service"},
+        service={
+            "Type": "oneshot",
+            "RemainAfterExit": "yes",
+            "ExecStop": " ".join([python, "-I", paths.AGENT_ZIPAPP, "end-pods"]),
+            "TimeoutStopSec": "45",
+            # A oneshot cannot be restarted always; this one does nothing when it starts.
+            "Restart": "no",
         },
     )
 

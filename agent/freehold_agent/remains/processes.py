@@ -24,12 +24,18 @@ def pod_cgroups(root: str = CGROUPS) -> List[str]:
     return sorted({os.path.realpath(path) for path in found})
 
 
-def our_processes(root: str = CGROUPS, proc: str = "/proc", opt: str = paths.OPT) -> Set[int]:
-    """Return the processes of pods and those whose program lies in our directory."""
+def members_of_pods(root: str = CGROUPS) -> Set[int]:
+    """Return the processes in the control groups of pods."""
     found: Set[int] = set()
     for top in pod_cgroups(root):
         for directory, _, _ in os.walk(top):
             found.update(_members(os.path.join(directory, "cgroup.procs")))
+    return found
+
+
+def our_processes(root: str = CGROUPS, proc: str = "/proc", opt: str = paths.OPT) -> Set[int]:
+    """Return the processes of pods and those whose program lies in our directory."""
+    found = members_of_pods(root)
     for name in os.listdir(proc):
         if name.isdigit():
             with contextlib.suppress(OSError):

@@ -131,6 +131,7 @@ def test_without_a_credential_the_kubelet_is_last() -> None:
     assert units == [
         "containerd.service",
         "freehold-routes.service",
+        "freehold-pods.service",
         "freehold-images.service",
         "kubelet.service",
     ]
