@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +27,8 @@ from freehold_installer.errors import BundleError, InputError
 
 CHUNK = 1 << 20
 BUILD_HINT = "freehold bundle build"
+VERIFIED = 0
+"""Modification time (ns) of a file whose digest has been seen to be right: whoever writes to it changes that."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Store:
     def _settle(self, source: Path, target: Path) -> None:
         # Executable for all, writable by nobody: kubectl is started from here, and nothing here ever changes.
         os.chmod(source, 0o555)  # noqa: S103
+        os.utime(source, ns=(VERIFIED, VERIFIED))
         with open(source, "rb") as file:
             os.fsync(file.fileno())
         os.replace(source, target)
@@ -128,8 +131,8 @@ class Store:
     def load_manifest(self, release: str, architecture: str) -> Manifest:
         """Return the manifest of a built bundle, all of whose files are there.
 
-        Raises BundleError when it was not built, not completely, or lost files since. Sizes are compared
-        here, digests while streaming (`open_verified`) and by `verify`.
+        Raises BundleError when it was not built, not completely, or lost files since, or when one that was
+        written to since it was verified is damaged. All digests are compared by `verify`, and by each machine.
         """
         hint = f"freehold bundle build --release {release} --arch {architecture}"
         manifest = self.read_manifest(release, architecture)
@@ -139,6 +142,12 @@ class Store:
         if missing:
             names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
             raise BundleError(f"the bundle of {release} for {architecture} lacks {names}", hint=hint)
+        damages = self._damages([entry for entry in manifest.entries if not self._is_sealed(entry.sha256)])
+        if damages:
+            listed = "; ".join(f"{damage.name} {damage.what}" for damage in damages[:3])
+            raise BundleError(
+                f"the bundle of {release} for {architecture} is damaged: {listed}; removed", hint=hint
+            )
         return manifest
 
     def bundles(self) -> list[tuple[str, str]]:
@@ -148,20 +157,30 @@ class Store:
 
     def verify(self, manifest: Manifest) -> list["Damage"]:
         """Read every file again and return the damaged ones, which are removed so that a build mends them."""
+        return self._damages(manifest.entries)
 
+    def _is_sealed(self, sha256: str) -> bool:
+        try:
+            return self.path(sha256).stat().st_mtime_ns == VERIFIED
+        except OSError:
+            return False
+
+    def _damages(self, entries: Sequence[ArtifactEntry]) -> list["Damage"]:
         def check(entry: ArtifactEntry) -> Damage | None:
             try:
                 digest, size = hash_file(self.path(entry.sha256))
             except OSError as error:
                 return Damage(entry.name, f"cannot be read: {error.strerror}")
             if digest == entry.sha256:
+                with suppress(OSError):  # another user's store: read again the next time
+                    os.utime(self.path(entry.sha256), ns=(VERIFIED, VERIFIED))
                 return None
             self.discard(entry.sha256)
             return Damage(entry.name, f"should be {entry.sha256[:12]}... ({entry.size} bytes), "
                           f"is {digest[:12]}... ({size} bytes)")  # fmt: skip
 
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            return [damage for damage in pool.map(check, manifest.entries) if damage]
+            return [damage for damage in pool.map(check, entries) if damage]
 
     # --- work in progress ---------------------------------------------------------------------------------
 

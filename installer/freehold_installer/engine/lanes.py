@@ -3,7 +3,8 @@
 The list of phases is the reading order. Within a lane phases run in that order; before a phase the lane
 waits until each phase it needs has finished on every machine that phase concerns. Where a whole phase is too
 coarse, lanes tell each other by named signals. When a needed phase fails elsewhere, a lane stops as
-`blocked`, which is no failure of its own. No failure is ever lost.
+`blocked`, which is no failure of its own; so does, at once, one that works with what a signal told it.
+No failure is ever lost.
 """
 
 import contextlib
@@ -77,6 +78,8 @@ class Lane:
         self.phase = ""
         self._board: Board
         self._beside: list[Beside] = []
+        self._runner: Any = None
+        self._relies_on: set[tuple[str, str]] = set()  # (phase, machine) that gave us a signal
 
     def step(self, text: str, done: int = 0, total: int = 0) -> None:
         """Say what happens now; `done` of `total` bytes where something is counted."""
@@ -96,11 +99,15 @@ class Lane:
 
     def wait_for(self, name: str) -> Any:
         """Return the value of a signal, the first that any machine gave. Raises Blocked if none will come."""
-        return next(iter(self._board.await_signal(self, name, every=False).values()))
+        giver, value = next(iter(self._board.await_signal(self, name, every=False).items()))
+        self._board.rely(self, name, [giver])
+        return value
 
     def wait_for_all(self, name: str) -> dict[str, Any]:
         """Return a signal's values by machine, once every machine that gives it has. Raises Blocked."""
-        return self._board.await_signal(self, name, every=True)
+        values = self._board.await_signal(self, name, every=True)
+        self._board.rely(self, name, list(values))
+        return values
 
     def beside(self, title: str, work: Callable[[], Any]) -> "Beside":
         """Start work that goes on while the phase does; the phase is not over before it. If it fails, the
@@ -187,7 +194,22 @@ class Board:
 
     def settle(self, phase: Phase, lane: Lane, state: str) -> None:
         self.states[phase.name, lane.name] = state
+        if state != "done":
+            self._stop_those_who_rely_on(phase, lane)
         self._turn()
+
+    def rely(self, lane: Lane, name: str, givers: Sequence[str]) -> None:
+        """Note whose signals a lane goes by. Raises Blocked when one of them has failed since."""
+        phases = [phase.name for phase in self.phases if name in phase.signals]
+        lane._relies_on |= {(phase, giver) for phase in phases for giver in givers if giver != lane.name}
+        for phase, giver in lane._relies_on:
+            if self.states.get((phase, giver)) in ("failed", "blocked"):
+                raise Blocked(f"{phase} did not finish on {giver}")
+
+    def _stop_those_who_rely_on(self, phase: Phase, failed: Lane) -> None:
+        for lane in self.lanes:
+            if (phase.name, failed.name) in lane._relies_on and lane._runner is not None:
+                gevent.kill(lane._runner, Blocked(f"{phase.name} did not finish on {failed.name}"))
 
     def await_needs(self, phase: Phase, lane: Lane) -> None:
         wanted = [
@@ -206,7 +228,7 @@ class Board:
             if not told:
                 told = True
                 self.emit(events.Waiting(lane.name, phase.name, _listing(missing)))
-            self._wait()
+            self._changed.wait()
 
     def signal(self, lane: Lane, name: str, value: Any) -> None:
         if name not in self.phases[self.position[lane.phase]].signals:
@@ -239,10 +261,7 @@ class Board:
             if not told:
                 told = True
                 self.emit(events.Waiting(lane.name, lane.phase, f"{name} from {_listing(due, names=True)}"))
-            self._wait()
-
-    def _wait(self) -> None:
-        self._changed.wait()
+            self._changed.wait()
 
     def _turn(self) -> None:
         """Wake everybody who waits; they look again."""
@@ -291,7 +310,8 @@ def run_phases(
     runners = []
     for lane in lanes:
         lane._board = board
-        runners.append(gevent.spawn(_run_lane, lane, board))
+        lane._runner = gevent.spawn(_run_lane, lane, board)
+        runners.append(lane._runner)
     try:
         with _interrupts_reach_us():
             gevent.joinall(runners, raise_error=True)
@@ -314,6 +334,7 @@ def _run_lane(lane: Lane, board: Board) -> None:
             state = "blocked"
             board.emit(events.PhaseFinished(lane.name, phase.name, 0.0, "blocked", str(error)))
         if state == "done":
+            lane._relies_on.clear()
             board.settle(phase, lane, state)
             continue
         if state == "blocked":

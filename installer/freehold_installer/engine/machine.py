@@ -137,7 +137,7 @@ class Machine:
 
         `titles` maps digests to what people call the files. `on_progress` gets bytes sent and
         to send in all, `on_event` what the program there tells of each file. Returns the bytes sent. The machine
-        verifies every digest. Raises StepError.
+        verifies every digest. Raises StepError, BundleError for a file that is not there or not what it should be.
         """
         names = titles or {}
         wanted = [
@@ -161,7 +161,7 @@ class Machine:
                 on_progress(now, total)
 
         program = Program(self.name, "receive", on_event, None)
-        program.drive(conversation, first, on_missing=send_files(artifacts, progress), timeout=timeout)
+        program.drive(conversation, first, on_missing=send_files(artifacts, progress, names), timeout=timeout)
         return sent
 
     def api_socket(self, host: str, port: int) -> socket.socket:

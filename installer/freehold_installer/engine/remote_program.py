@@ -6,12 +6,13 @@ others are progress (`freehold_agent.remote` is the other side).
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from freehold_installer.engine.conversation import Conversation, lines, said
 from freehold_installer.errors import (
+    BundleError,
     FreeholdError,
     InputError,
     LockedError,
@@ -22,6 +23,8 @@ from freehold_installer.errors import (
 
 BLOCK = 1 << 20
 ALIVE = {"event": "waiting"}
+RECEIVE = "receive"
+"""The verb that takes artifacts from a stream."""
 OnEvent = Callable[[dict[str, Any]], None]
 OnNeed = Callable[[dict[str, Any]], bytes]
 OnMissing = Callable[[Conversation, Sequence[str]], None]
@@ -74,7 +77,7 @@ class Program:
                 conversation.end()
                 return event["result"]
             if "error" in event:
-                raise self._error(event["error"])
+                raise _failure_of(senders) or self._error(event["error"])
             kind = str(event.get("event", ""))
             if kind == "missing" and on_missing is not None:
                 senders.append(gevent.spawn(_quiet, on_missing, conversation, event["artifacts"]))
@@ -83,10 +86,8 @@ class Program:
             elif self._on_event is not None and event != ALIVE:
                 self._on_event(event)
         code = conversation.finish()
-        for sender in senders:
-            if sender.ready() and isinstance(sender.value, FreeholdError):
-                raise sender.value
-        raise self._ended(code, said(conversation.errors) or said(noise))
+        gevent.joinall(senders, timeout=1)
+        raise _failure_of(senders) or self._ended(code, said(conversation.errors) or said(noise))
 
     def _error(self, event: Mapping[str, Any]) -> FreeholdError:
         message = str(event.get("message") or "it did not say why")
@@ -96,6 +97,9 @@ class Program:
             "unfit": UnfitError,
             "locked": LockedError,
         }
+        if self._verb == RECEIVE:
+            # The machine found that what we sent is not what we said.
+            kinds["digest"] = BundleError
         known = kinds.get(str(event.get("kind")))
         if known is not None:
             return known(f"{self._machine}: {message}", hint=hint, detail=detail)
@@ -118,8 +122,16 @@ class Program:
         return StepError(self._machine, self._verb, last, detail=text)
 
 
-def send_files(files: Sequence[tuple[Path, str, int]], on_progress: Callable[[int, int], None]) -> OnMissing:
-    """Return what answers a `missing` event: the bytes of those files, in the order asked for."""
+def send_files(
+    files: Sequence[tuple[Path, str, int]],
+    on_progress: Callable[[int, int], None],
+    titles: Mapping[str, str] | None = None,
+) -> OnMissing:
+    """Return what answers a `missing` event: the bytes of those files, in the order asked for.
+
+    It raises BundleError, naming the file by its title, for one that cannot be read or is too short.
+    """
+    names = titles or {}
     by_digest = {digest: (path, size) for path, digest, size in files}
 
     def answer(conversation: Conversation, missing: Sequence[str]) -> None:
@@ -130,23 +142,38 @@ def send_files(files: Sequence[tuple[Path, str, int]], on_progress: Callable[[in
         view = memoryview(buffer)
         for digest in missing:
             path, size = by_digest[digest]
-            left = size
             try:
-                with path.open("rb", buffering=0) as file:
-                    while left and (count := file.readinto(view[: min(BLOCK, left)])):
-                        conversation.send(view[:count])
-                        left -= count
-                        sent += count
-                        on_progress(sent, total)
-            except FileNotFoundError:
-                left = size
-            if left:
-                conversation.close()
-                raise InputError(
-                    f"{path.name} of the bundle is missing or too short", hint="freehold bundle verify"
-                )
+                for block in _blocks(path, size, view, names.get(digest, path.name)):
+                    conversation.send(block)
+                    sent += len(block)
+                    on_progress(sent, total)
+            except BundleError:
+                # The machine must not wait for bytes that will not come.
+                conversation.end()
+                raise
 
     return answer
+
+
+def _blocks(path: Path, size: int, view: memoryview, title: str) -> Iterator[memoryview]:
+    """Yield `size` bytes of a file. Raises BundleError when it has fewer or cannot be read."""
+    left, why = size, "too short"
+    try:
+        with path.open("rb", buffering=0) as file:
+            while left and (count := file.readinto(view[: min(BLOCK, left)])):
+                yield view[:count]
+                left -= count
+    except FileNotFoundError:
+        why = "missing"
+    except OSError as error:
+        why = f"unreadable ({error.strerror})"
+    if left:
+        raise BundleError(f"{title} of the bundle is {why}: {path}", hint="freehold bundle verify")
+
+
+def _failure_of(senders: Sequence[Any]) -> FreeholdError | None:
+    """Return why we stopped sending, if that was our own doing: the machine only saw the end of the stream."""
+    return next((sender.value for sender in senders if isinstance(sender.value, FreeholdError)), None)
 
 
 def _deliver(conversation: Conversation, data: bytes) -> None:

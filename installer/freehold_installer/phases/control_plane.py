@@ -77,6 +77,7 @@ def _stream(lane: Lane, state: ClusterState, digests: list[str]) -> None:
         files,
         lambda done, total: lane.step("sending files", done, total),
         on_event=change_reporter(lane, "receive"),
+        titles={entry.sha256: entry.name for entry in state.manifest.entries},
     )
     if sent:
         lane.step(f"sent {sent >> 20} MiB")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from freehold_agent.contract.artifacts import ArtifactEntry, Manifest
-from freehold_installer.bundle.store import Store, default_root
+from freehold_installer.bundle.store import Store, default_root, hash_file
 from freehold_installer.errors import BundleError, InputError
 
 
@@ -158,3 +158,36 @@ def test_a_full_disk_is_said(store: Store, monkeypatch: pytest.MonkeyPatch) -> N
         store.put_bytes(b"x")
     assert "FREEHOLD_CACHE" in caught.value.hint
     assert not list((store.root / "tmp").iterdir())
+
+
+def a_bundle(store: Store, *contents: bytes) -> Manifest:
+    entries = tuple(an_entry(store, content, f"bin/{number}") for number, content in enumerate(contents))
+    manifest = Manifest("1.2.3", "amd64", entries, "b" * 64)
+    store.save_manifest(manifest)
+    return manifest
+
+
+def test_a_bundle_that_was_written_to_is_refused_before_anything_is_sent(store: Store) -> None:
+    """One flipped byte is found without reading files that nobody touched, and named."""
+    manifest = a_bundle(store, b"hello", b"world")
+    assert store.load_manifest("1.2.3", "amd64") == manifest
+    damage(store, manifest.entries[1], b"wOrld")
+    with pytest.raises(BundleError, match=r"is damaged: bin/1 should be"):
+        store.load_manifest("1.2.3", "amd64")
+    assert not store.path(manifest.entries[1].sha256).exists(), "a build makes it again"
+
+
+def test_a_file_that_was_only_touched_is_read_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another time makes the file suspect; once its digest was right it is believed again."""
+    manifest = a_bundle(store, b"hello", b"world")
+    os.utime(store.path(manifest.entries[0].sha256))
+    read: list[str] = []
+
+    def counting(path: Path) -> tuple[str, int]:
+        read.append(path.name)
+        return hash_file(path)
+
+    monkeypatch.setattr("freehold_installer.bundle.store.hash_file", counting)
+    store.load_manifest("1.2.3", "amd64")
+    store.load_manifest("1.2.3", "amd64")
+    assert read == [manifest.entries[0].sha256]
