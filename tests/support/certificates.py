@@ -1,4 +1,4 @@
-"""Certificates with any subject, signed by a cluster's own CA: what a thief of nothing less than `ca.key` could make."""
+"""Certificates with any subject, signed by a cluster's own CA: what only a thief of `ca.key` could make."""
 
 from datetime import datetime, timezone
 from unittest import mock

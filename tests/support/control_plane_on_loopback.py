@@ -8,6 +8,8 @@ directory. Each control plane has an address of its own, so the ports are the pr
 import contextlib
 import dataclasses
 import hashlib
+import http.client
+import itertools
 import json
 import os
 import platform
@@ -19,12 +21,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.support.a_control_plane import FACTS
+from tests.support.certificates import signed
 from tests.support.follower import Follower
 
 from freehold_agent.contract import paths
@@ -45,6 +49,8 @@ from freehold_installer.desired.cluster import control_plane_resources
 from freehold_installer.phases import trust
 from freehold_installer.phases.cluster_state import ClusterState, Seen
 
+T = TypeVar("T")
+R = TypeVar("R")
 RELEASE = "1.37.2"
 HOST = "cp1"
 INVENTORY = """
@@ -53,6 +59,8 @@ hosts: {cp1: {address: 192.0.2.1, roles: [control-plane]}}
 config:
   networking: {podCIDR: 10.128.0.0/12}
 """
+AT_ONCE = 16
+"""Threads of whoever makes many requests here; more only slow each other down."""
 PORTS = (2379, 2380, 2381, paths.API_PORT, paths.JOIN_PORT, 10257)
 PATIENCE = 120.0
 """Seconds to wait for what takes a moment on an idle machine."""
@@ -122,6 +130,29 @@ class Program:
         return self.journal.read_text(errors="replace")
 
 
+class Client(KubernetesApi):
+    """An API client that leaves no connection open: it closes each at once, or hands them to `kept`."""
+
+    def __init__(self, server: str, kept: list[http.client.HTTPConnection] | None, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._kept = kept
+
+    def raw(
+        self, method: str, path: str, body: bytes | None = None, content_type: str = "application/json"
+    ) -> tuple[int, bytes]:
+        try:
+            return super().raw(method, path, body, content_type)
+        finally:
+            if self._kept is None:
+                self.close()
+
+    def _open(self, timeout: float) -> http.client.HTTPConnection:
+        connection = super()._open(timeout)
+        if self._kept is not None:
+            self._kept.append(connection)
+        return connection
+
+
 class ControlPlane:
     """What tests see of it; made by `running`."""
 
@@ -137,14 +168,18 @@ class ControlPlane:
         """Every secret that tests made: none may be written down anywhere."""
         self.python = oldest_python()
         """Runs the services."""
+        self.requests: Follower
+        self.bootstrap_tokens: Follower
         self._begun = time.monotonic()
-        self._number = 0
+        self._numbers = itertools.count(1)
         trust.issue(self.inventory, self.pki)
         self.state = ClusterState(self.inventory, self.pki, self._manifest(), {HOST: Seen(FACTS, None, ())})
         self.commands = self._lay_out(control_plane_resources(self.state.context(self._host)))
         self.server = f"https://{self.address}:{paths.API_PORT}"
-        self.admin = self.api(self.pair(trust.ADMIN))
-        self.installer = self.api(self.pair(trust.INSTALLER))
+        self._connections: list[http.client.HTTPConnection] = []
+        self.admin = self.api(self.pair(trust.ADMIN), keep=True)
+        self.installer = self.api(self.pair(trust.INSTALLER), keep=True)
+        self.pool = ThreadPoolExecutor(AT_ONCE, "many")
 
     @property
     def settings(self) -> ClusterSettings:
@@ -179,6 +214,7 @@ class ControlPlane:
 
     def stop(self) -> None:
         """End all programs, the API server before its store; nothing may be left."""
+        self.pool.shutdown()
         order = ["freehold-", "kube-controller-manager", "kube-apiserver", ""]
         for prefix in order:
             chosen = [program for name, program in self.programs.items() if name.startswith(prefix)]
@@ -187,6 +223,11 @@ class ControlPlane:
                 program.signal(signal.SIGTERM)
             for program in chosen:
                 program.stop()
+        for name in ("requests", "bootstrap_tokens"):
+            if hasattr(self, name):
+                getattr(self, name).join()
+        for connection in self._connections:
+            connection.close()
 
     def start_program(
         self, unit: str, *more: str, name: str = "", python: str = "", config: Mapping[str, Any] | None = None
@@ -211,10 +252,13 @@ class ControlPlane:
         settings = {"dns": [], "identity": identity, **config}
         return self.start_program("freehold-controller", name=name, python=python, config=settings)
 
-    def api(self, certificate: str | None = None, token: str | None = None) -> KubernetesApi:
+    def api(
+        self, certificate: str | None = None, token: str | None = None, keep: bool = False
+    ) -> KubernetesApi:
         """Return a client with a credential: path of certificate and key in one file, or a bootstrap token."""
-        return KubernetesApi(
+        return Client(
             self.server,
+            self._connections if keep else None,
             ca_pem=self.pki.ca_pem(),
             client_certificate=certificate,
             token=token,
@@ -238,10 +282,13 @@ class ControlPlane:
         path.write_bytes(pair.certificate_pem + pair.key_pem)
         return str(path)
 
+    def many(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """Do the work for all items, several at once; return the results in order."""
+        return list(self.pool.map(work, items))
+
     def number(self) -> int:
         """Return a number that no one else got."""
-        self._number += 1
-        return self._number
+        return next(self._numbers)
 
     def name(self, what: str) -> str:
         """Return a node's name that no other test has."""
@@ -336,9 +383,7 @@ class ControlPlane:
                     return
 
     def certificate(self, common_name: str, *groups: str, usage: str = "client") -> str:
-        """Return the path of a certificate that the cluster's CA signed for any subject, as no program of ours would."""
-        from tests.support.certificates import signed
-
+        """Return the path of a certificate of the cluster's CA for any subject, as no program of ours makes."""
         return self.keep(signed(self.pki, common_name, groups, usage))
 
     def attempts(self, seconds: float = PATIENCE, pause: float = 0.05) -> Iterator[float]:

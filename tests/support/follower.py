@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from freehold_agent.machine.kubernetes_api import ApiError, KubernetesApi
+from freehold_agent.machine.kubernetes_api import KubernetesApi
 
 Object = Dict[str, Any]
 
@@ -24,9 +24,9 @@ class Follower:
         listed = api.list(path)
         for item in listed["items"]:
             self.objects[item["metadata"]["name"]] = item
-        threading.Thread(
-            target=self._run, args=(listed["metadata"]["resourceVersion"],), name=path, daemon=True
-        ).start()
+        version = listed["metadata"]["resourceVersion"]
+        self._thread = threading.Thread(target=self._run, args=(version,), name=path, daemon=True)
+        self._thread.start()
 
     def wait(self, done: Callable[[Dict[str, Object]], bool], timeout: float = 120.0) -> None:
         """Return when `done(objects)`; asked at each change. Raises AssertionError after `timeout` seconds."""
@@ -36,6 +36,10 @@ class Follower:
                 left = deadline - time.monotonic()
                 assert left > 0, "it never happened; there is {}".format(sorted(self.objects))
                 self._changed.wait(left)
+
+    def join(self) -> None:
+        """Wait for the end of the thread, after that of the API server."""
+        self._thread.join(30)
 
     def of(self, name: str) -> List[Tuple[str, Object]]:
         """Return the history of one object."""
@@ -61,7 +65,7 @@ class Follower:
                     failures = 0
                     if kind != "BOOKMARK":
                         self._note(kind, obj)
-            except (ApiError, OSError, ValueError):
+            except Exception:  # the API server is killed, or the test ends, in the middle of a line
                 failures += 1
                 time.sleep(0.2)
 

@@ -1,6 +1,7 @@
 """A machine that joins as a real one does, over real TLS and with a key of its own, but runs no kubelet."""
 
 import base64
+import contextlib
 import dataclasses
 import http.client
 import itertools
@@ -16,7 +17,7 @@ from tests.support.served import Answer
 from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.machine.https import pinned_context
-from freehold_agent.machine.kubernetes_api import KubernetesApi
+from freehold_agent.machine.kubernetes_api import ApiError, KubernetesApi
 from freehold_bootstrap import tokens
 from freehold_bootstrap.identities import NODE_USER_PREFIX, NODES_GROUP
 from freehold_controller.approver.approval_rules import CLIENT_SIGNER, SERVING_SIGNER
@@ -74,8 +75,9 @@ def request_object(
     signer: str = CLIENT_SIGNER,
     usages: Sequence[str] = CLIENT_USAGES,
     name: str = "",
+    spec: Optional[Dict[str, Any]] = None,
 ) -> Dict[str, Any]:
-    """Return a CertificateSigningRequest; without a name the API server makes one."""
+    """Return a CertificateSigningRequest; without a name the API server makes one. `spec` adds fields."""
     return {
         "apiVersion": "certificates.k8s.io/v1",
         "kind": "CertificateSigningRequest",
@@ -84,6 +86,7 @@ def request_object(
             "request": base64.b64encode(pem).decode(),
             "signerName": signer,
             "usages": list(usages),
+            **(spec or {}),
         },
     }
 
@@ -97,6 +100,10 @@ def conditions(obj: Optional[Dict[str, Any]]) -> Dict[str, str]:
 def settled(obj: Optional[Dict[str, Any]]) -> bool:
     """Tell whether a request was denied, or its certificate issued."""
     return "Denied" in conditions(obj) or bool(((obj or {}).get("status") or {}).get("certificate"))
+
+
+class TooEarly(Exception):  # noqa: N818
+    """The API server looks tokens up in what it watches, which is a moment behind."""
 
 
 @dataclasses.dataclass
@@ -151,11 +158,11 @@ class Machine:
 
     def first_request(self, key: int, **changes: Any) -> str:
         """Ask for the first client certificate with the bootstrap token; return the request's name."""
-        api = self.plane.api(token=self.bootstrap)
-        try:
-            return create_request(api, self.client_pem(key), **changes)
-        finally:
-            api.close()
+        pem = self.client_pem(key)
+        for _ in self.plane.attempts():
+            with contextlib.suppress(TooEarly):
+                return as_token(self.plane, self.bootstrap, pem, **changes)
+        raise AssertionError("attempts end in a failure")
 
     def client_pem(self, key: int) -> bytes:
         self.plane.secrets.append(key_pem(key).decode().splitlines()[1])
@@ -195,6 +202,16 @@ class Machine:
             "osImage": "x", "systemUUID": "u",
         }  # fmt: skip
         self.api().merge("/api/v1/nodes/" + self.node, {"status": {"nodeInfo": info}}, "status")
+
+
+def as_token(plane: ControlPlane, token: str, pem: bytes, **changes: Any) -> str:
+    """Create a request with a bootstrap token. Raises TooEarly while the API server has not seen the token."""
+    try:
+        return create_request(plane.api(token=token), pem, **changes)
+    except ApiError as error:
+        if error.status == 401:
+            raise TooEarly from error
+        raise
 
 
 def create_request(api: KubernetesApi, pem: bytes, **changes: Any) -> str:
