@@ -6,6 +6,7 @@ from typing import Any
 from freehold_agent.contract.join_document import DocumentError, JoinDocument
 from freehold_agent.contract.resources import Change, File, key_of, to_json
 from freehold_agent.machine.kubernetes_api import ApiError
+from freehold_bootstrap.errors import PkiError
 from freehold_bootstrap.pki_directory import PkiDirectory
 from freehold_installer.config import Host
 from freehold_installer.desired import cluster
@@ -36,6 +37,8 @@ def state_of(run: Run) -> ClusterState:
     for name, host in run.inventory.hosts.items():
         found = preflight.problems(run.inventory, host, seen[name].facts, installed=seen[name].installed)
         failures += [UnfitError(f"{name}: {problem}") for problem in found]
+    pki = PkiDirectory(str(run.state_dir.pki))
+    failures += _of_another_cluster(run, pki, seen)
     if failures:
         raise joined(failures)
     architectures = {name: seen[name].facts["architecture"] for name in seen}
@@ -46,7 +49,27 @@ def state_of(run: Run) -> ClusterState:
         architectures,
         metrics_server=config.deploy.metrics_server.enabled,
     )
-    return ClusterState(run.inventory, PkiDirectory(str(run.state_dir.pki)), manifest, seen)
+    return ClusterState(run.inventory, pki, manifest, seen)
+
+
+def _of_another_cluster(run: Run, pki: PkiDirectory, seen: Mapping[str, Seen]) -> list[FreeholdError]:
+    """Refuse machines installed with other keys: new ones would make their data unreadable."""
+    try:
+        ca = pki.ca_pem().strip()
+    except PkiError:
+        ca = ""
+    strangers = [
+        name
+        for name, found in ((name, seen[name]) for name in run.inventory.hosts)
+        if found.installed and (not ca or (found.document is not None and ca not in found.document.ca_pem))
+    ]
+    hint = (
+        "XDG_STATE_HOME says where they are; or reset the machines first, with all their data: freehold reset"
+    )
+    return [
+        UnfitError(f"{name} was installed with keys that are not in {run.state_dir.path}", hint=hint)
+        for name in strangers
+    ]
 
 
 def plan_of(run: Run, state: ClusterState) -> Plan:
