@@ -2,7 +2,18 @@
 
 import typer
 
-from freehold_installer.cli import apply, bundle, kubeconfig, plan, reset, schema, settings, status, version
+from freehold_installer.cli import (
+    apply,
+    bundle,
+    kubeconfig,
+    logs,
+    plan,
+    reset,
+    schema,
+    settings,
+    status,
+    version,
+)
 
 app = typer.Typer(
     help="Kubernetes on your own machines, over SSH.",
@@ -28,6 +39,7 @@ app.command("plan")(plan.command)
 app.command("apply")(apply.command)
 app.command("status")(status.command)
 app.command("kubeconfig")(kubeconfig.command)
+app.command("logs")(logs.command)
 app.command("reset")(reset.command)
 app.add_typer(bundle.app, name="bundle")
 app.command("schema")(schema.schema)

@@ -4,6 +4,7 @@ from typing import Any
 
 from freehold_agent.machine.kubernetes_api import ApiError
 from freehold_bootstrap.pki_directory import PkiDirectory
+from freehold_installer.config import Inventory
 from freehold_installer.engine.machine import Machine
 from freehold_installer.engine.run import Run
 from freehold_installer.phases import access, trust
@@ -26,14 +27,9 @@ UNITS = {
 def status(run: Run) -> dict[str, Any]:
     """Return `{cluster, machines: {name: {units}}, nodes: [...]}`; a missing answer is null with its reason."""
     run.connect()
-    nodes = {host.name for host in run.inventory.nodes}
-    planes = {host.name for host in run.inventory.control_planes}
 
     def units(machine: Machine) -> dict[str, str]:
-        names = [
-            *(UNITS["control"] if machine.name in planes else ()),
-            *(UNITS["node"] if machine.name in nodes else ()),
-        ]
+        names = units_of(run.inventory, machine.name)
         output = machine.run(["systemctl", "is-active", *(f"{name}.service" for name in names)])
         return dict(zip(names, output.text.splitlines(), strict=False))
 
@@ -45,6 +41,16 @@ def status(run: Run) -> dict[str, Any]:
         "nodes": listing,
         "api": reason or "ok",
     }
+
+
+def units_of(inventory: Inventory, machine: str) -> list[str]:
+    """Return the units that freehold runs on a machine, without `.service`, in start order."""
+    planes = {host.name for host in inventory.control_planes}
+    nodes = {host.name for host in inventory.nodes}
+    return [
+        *(UNITS["control"] if machine in planes else ()),
+        *(UNITS["node"] if machine in nodes else ()),
+    ]
 
 
 def _nodes(run: Run) -> tuple[list[dict[str, Any]] | None, str]:

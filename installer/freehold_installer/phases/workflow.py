@@ -8,6 +8,7 @@ from freehold_bootstrap.pki_directory import PkiDirectory
 from freehold_installer.engine.run import Run
 from freehold_installer.errors import InputError
 from freehold_installer.phases import leave, look, phases_of_apply, report, trust
+from freehold_installer.phases import logs as journals
 from freehold_installer.phases.cluster_state import url
 from freehold_installer.plan import Plan
 
@@ -58,6 +59,11 @@ def write_kubeconfig(run: Run) -> None:
 def status(run: Run) -> dict[str, Any]:
     """Return machines, units and nodes as JSON values; what does not answer is named, never assumed good."""
     return report.status(run)
+
+
+def logs(run: Run, units: list[str], since: str) -> dict[str, str]:
+    """Return what units logged, by machine. Raises StepError."""
+    return journals.collect(run, units, since)
 
 
 def reset(run: Run) -> dict[str, Any]:
