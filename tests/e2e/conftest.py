@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from tests.support.cluster import Bundle, Cluster
 from tests.support.kubectl import Answer, Kubectl
-from tests.support.lab import Lab
+from tests.support.lab import TEST_LAB, Lab
 from tests.support.program import Freehold
 
 from freehold_installer.bundle.store import default_root
@@ -56,6 +56,19 @@ def lab(request: pytest.FixtureRequest) -> Lab:
         found.fresh()
         shutil.rmtree(_state_home(found), ignore_errors=True)
     return found
+
+
+@pytest.fixture(scope="session")
+def spare_lab() -> Iterator[Lab]:
+    """A control plane and a worker of a lab of their own, fresh, for what would harm the cluster; gone afterwards."""
+    spare = Lab.ensure("1+1", f"{TEST_LAB}-spare")
+    if REUSED:
+        spare.fresh()
+    for machine in spare.machines:
+        spare.wait_for_ssh(machine)
+    yield spare
+    if not REUSED:
+        spare.destroy()
 
 
 @pytest.fixture(scope="session")

@@ -3,38 +3,25 @@
 import json
 import re
 import signal
-import subprocess
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from tests.support import running
+from tests.support.applying import Applying, Moment, phase, step
 from tests.support.cluster import Cluster
 from tests.support.kubectl import wait_for
 
-Event = dict[str, Any]
-Moment = Callable[[Event], bool]
-
-
-def _phase(name: str) -> Moment:
-    return lambda event: event.get("event") == "phase-started" and event["phase"] == name
-
-
-def _step(text: str) -> Moment:
-    return lambda event: event.get("event") == "step" and text in event["text"]
-
-
 MOMENTS: dict[str, Moment] = {
     "when it has planned": lambda event: event.get("event") == "plan",
-    "when the control plane begins": _phase("control-plane"),
-    "while units restart": _step("starting"),
-    "when nodes begin": _phase("node"),
-    "while a node is admitted": _step("joining"),
-    "when it verifies": _phase("verify"),
-    "while pods are probed": _step("names and Services"),
+    "when the control plane begins": phase("control-plane"),
+    "while units restart": step("starting"),
+    "when nodes begin": phase("node"),
+    "while a node is admitted": step("joining"),
+    "when it verifies": phase("verify"),
+    "while pods are probed": step("names and Services"),
 }
 
 
@@ -58,43 +45,6 @@ def inventories(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> I
     assert answer.code == 0, str(answer)
 
 
-class Applying:
-    """`freehold apply` in a process of its own, its events read as they come."""
-
-    def __init__(self, cluster: Cluster, inventory: Path) -> None:
-        freehold = cluster.freehold
-        self.process = subprocess.Popen(
-            freehold.command("apply", "--yes", "--output", "json"),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=freehold.variables(inventory),
-        )
-        self.said: list[str] = []
-
-    def until(self, moment: Moment) -> bool:
-        """Read events until that one; False when the run has ended without it."""
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.said.append(line)
-            if line.startswith("{") and moment(json.loads(line)):
-                return True
-        return False
-
-    def end(self, seconds: float = 30) -> tuple[int, str]:
-        """Return exit code and all that was said, once it has ended."""
-        assert self.process.stderr is not None
-        watchdog = threading.Timer(seconds, self.process.kill)
-        watchdog.start()
-        try:
-            with self.process.stderr:
-                self.said += self.process.stderr.readlines()
-            return self.process.wait(), "".join(self.said)
-        finally:
-            watchdog.cancel()
-
-
 @pytest.mark.parametrize("moment", MOMENTS.values(), ids=list(MOMENTS))
 def test_a_killed_installer_leaves_nothing_running(
     cluster: Cluster, inventories: list[Path], moment: Moment, request: pytest.FixtureRequest
@@ -102,7 +52,7 @@ def test_a_killed_installer_leaves_nothing_running(
     """After kill -9 at any moment its programs on the machines end by themselves; the next run begins at once."""
     # Every other one, so that there is always something to change and a half-done change to cope with.
     inventory = inventories[list(MOMENTS.values()).index(moment) % 2]
-    applying = Applying(cluster, inventory)
+    applying = Applying(cluster.freehold, inventory)
     assert applying.until(moment), "".join(applying.said)
     applying.process.send_signal(signal.SIGKILL)
     code, _ = applying.end()
@@ -127,12 +77,12 @@ def test_an_interrupted_apply_ends_in_order(
     cluster: Cluster, inventories: list[Path], number: signal.Signals
 ) -> None:
     """It exits with 130, says how to continue, and no program of it is left on any machine."""
-    applying = Applying(cluster, inventories[1])
+    applying = Applying(cluster.freehold, inventories[1])
     assert applying.until(MOMENTS["while units restart"]), "".join(applying.said)
     applying.process.send_signal(number)
     code, said = applying.end(seconds=10)
     assert code == 130, said
-    error = json.loads(said.splitlines()[-1])["error"]
+    error = applying.error()
     assert (error["message"], error["exitCode"]) == ("interrupted", 130)
     assert error["continue"].startswith("freehold apply")
     assert "Traceback" not in said
@@ -145,7 +95,7 @@ def test_an_interrupted_apply_ends_in_order(
 def test_two_at_once(cluster: Cluster, inventories: list[Path]) -> None:
     """The second apply ends at once with 6 and names the first; a plan may look meanwhile; the first is undisturbed."""
     holder = cluster.state / "lock.json"
-    first = Applying(cluster, inventories[1])
+    first = Applying(cluster.freehold, inventories[1])
     wait_for(holder.exists, 20, "the first run holds the lock")
     first.process.send_signal(signal.SIGSTOP)
     try:

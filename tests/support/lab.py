@@ -95,6 +95,10 @@ class Lab:
         """Make machines anew (all, without names): empty disks, new host keys, the inventory rewritten."""
         self._command("fresh", *(names or self.machines), timeout=UP_SECONDS)
 
+    def destroy(self) -> None:
+        """Remove machines, disks and network."""
+        self._command("destroy")
+
     def status(self) -> dict[str, str]:
         """Return each machine's state: running, dead, exited, absent, ..."""
         lines = self._command("status", check=False).stdout.splitlines()
