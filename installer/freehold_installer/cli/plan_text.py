@@ -15,6 +15,8 @@ Kind = Literal["title", "create", "update", "delete", "context", "note", "summar
 Line = tuple[Kind, str]
 
 SIGNS: dict[str, str] = {"create": "+", "update": "~", "delete": "-"}
+LONG = 200
+"""Characters from which a line is a command with many flags: they are compared one by one."""
 DIFF_LINES = 60
 """Lines of one file's diff that are shown without `--verbose`."""
 TITLES = {
@@ -106,15 +108,21 @@ def _value(name: str, values: Mapping[str, Any]) -> str:
 
 
 def _difference(content: Content, verbose: bool) -> Iterator[Line]:
-    diff = list(
-        difflib.unified_diff(content.before.splitlines(), content.after.splitlines(), lineterm="", n=2)
-    )[2:]
+    diff = list(difflib.unified_diff(_lines(content.before), _lines(content.after), lineterm="", n=2))[2:]
     shown = diff if verbose else diff[:DIFF_LINES]
     for line in shown:
         kind: Kind = "create" if line[:1] == "+" else "delete" if line[:1] == "-" else "context"
         yield kind, f"      {line}"
     if len(shown) < len(diff):
         yield "context", f"      ... {len(diff) - len(shown)} more lines (--verbose)"
+
+
+def _lines(text: str) -> list[str]:
+    found: list[str] = []
+    for line in text.splitlines():
+        first, *flags = line.split(" --") if len(line) > LONG else [line]
+        found += [first, *(f"  --{flag}" for flag in flags)]
+    return found
 
 
 def _kind(change: Change) -> Kind:

@@ -136,7 +136,12 @@ def api_server(context: ControlPlaneContext) -> list[Resource]:
         ],
         inputs=[],
         slice_name=paths.CONTROL_SLICE,
-        unit={"After": "kube-apiserver.service", "Wants": "kube-apiserver.service"},
+        # PartOf: a restarted API server is waited for again, also when its controllers restart in the same call.
+        unit={
+            "After": "kube-apiserver.service",
+            "Wants": "kube-apiserver.service",
+            "PartOf": "kube-apiserver.service",
+        },
         service={
             "Type": "oneshot",
             "RemainAfterExit": "yes",

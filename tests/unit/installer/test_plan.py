@@ -145,3 +145,13 @@ def test_a_long_difference_is_cut() -> None:
     assert len(lines) < 100
     assert any("more lines (--verbose)" in line for line in lines)
     assert len(list(plan_text.lines(plan, verbose=True))) > 1000
+
+
+def test_a_changed_flag_is_shown_alone() -> None:
+    """In a command of thousands of characters only the flag that differs is marked."""
+    command = "ExecStart=/opt/x " + " ".join(f"--flag-{number}=value" for number in range(50))
+    update = Change("file:/a", "update", {"sha256": "1"}, {"sha256": "2"})
+    contents = {"file:/a": Content(f"[Service]\n{command}\n", f"[Service]\n{command} --v=1\n")}
+    lines = [line for _, line in plan_text.lines(Plan("test", (MachinePlan("cp1", (update,), contents),)))]
+    assert [line.strip() for line in lines if line.strip().startswith(("+ ", "- "))] == ["+  --v=1"]
+    assert max(map(len, lines)) < 120
