@@ -114,8 +114,8 @@ def test_plan_names_every_machine_and_each_kind_of_change(planned: Planned, lab:
     assert list(listed) == list(lab.machines)
     for machine, changes in listed.items():
         kinds = {split_key(change["key"])[0] for change in changes}
-        assert {"directory", "file", "artifact", "link", "unit", "route", "sysctl"} <= kinds, machine
-        # Some kernel settings have their values already; directories of distributions are only corrected.
+        assert {"directory", "file", "artifact", "link", "unit", "route"} <= kinds, machine
+        # Directories of the distribution are only corrected, kernel settings only where they differ.
         assert {change["action"] for change in changes} <= {"create", "update"}, machine
         assert len({change["key"] for change in changes}) == len(changes), "each thing once"
     assert {split_key(change["key"])[0] for change in listed["cp1"]} >= {"user"}

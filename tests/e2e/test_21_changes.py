@@ -67,7 +67,7 @@ def test_plan_names_exactly_what_changes(cluster: Cluster, changed: Path, plan: 
 def test_plan_shows_a_readable_difference(plan: Answer) -> None:
     """The new flag and the new value stand in unified diffs, and a restart is called a restart."""
     lines = [line.strip() for line in plan.stdout.splitlines()]
-    assert any(line.startswith("+") and "--v=1" in line for line in lines)
+    assert "+  --v=1" in lines
     assert any(line.startswith("+") and f'"maxPods": {MAX_PODS}' in line for line in lines)
     assert any("kube-scheduler.service" in line and "restart" in line for line in lines)
 
@@ -133,7 +133,13 @@ def test_drift_is_seen_and_mended(cluster: Cluster) -> None:
     assert "0666 -> 0644" in planned.stdout
     data = cluster.freehold("plan", "--output", "json").json
     keys = {one["machine"]: {change["key"] for change in one["changes"]} for one in data["machines"]}
-    assert keys.pop(worker) == {f"file:{file}", "unit:flannel.service", "unit:freehold-agent.service"}
+    # kube-proxy may have read the damaged file: it is restarted.
+    assert keys.pop(worker) == {
+        f"file:{file}",
+        "unit:flannel.service",
+        "unit:freehold-agent.service",
+        "unit:kube-proxy.service",
+    }
     assert not any(keys.values())
     answer = cluster.freehold("apply", "--yes")
     assert answer.code == 0, str(answer)
