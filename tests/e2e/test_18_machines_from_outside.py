@@ -1,6 +1,6 @@
 """The machines as an administrator finds them over SSH, asserted with testinfra: units, users, ports, files."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import testinfra
@@ -14,7 +14,7 @@ Machine = Callable[[str], Host]
 
 
 @pytest.fixture(scope="module")
-def machine(lab: Lab, cluster: Cluster) -> Iterator[Machine]:
+def machine(lab: Lab, cluster: Cluster) -> Machine:
     """A machine by name, over SSH with the host key that the inventory pins."""
     known = cluster.state / "known_hosts"
     options = (
@@ -26,7 +26,7 @@ def machine(lab: Lab, cluster: Cluster) -> Iterator[Machine]:
             f"ssh://freehold@{lab.machines[name].address}", ssh_extra_args=options, sudo=True
         )
 
-    yield connect
+    return connect
 
 
 @pytest.mark.parametrize("unit", ["containerd", "kubelet", "kube-proxy", "flannel", "freehold-agent"])
