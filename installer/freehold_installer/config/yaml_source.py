@@ -69,7 +69,10 @@ def read(path: FilePath, shown: str) -> Source:
         with open(path, "rb") as stream:
             content = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise InventoryError([Problem(shown, "no such file")]) from None
+        raise InventoryError(
+            [Problem(shown, "no such file")],
+            hint="is the path right? -i or FREEHOLD_INVENTORY names the inventory",
+        ) from None
     except (OSError, ValueError) as error:
         said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise InventoryError([Problem(shown, f"cannot be read: {said}")]) from error
