@@ -7,22 +7,19 @@ transport and no signing key.
 
 import contextlib
 import dataclasses
-import ipaddress
-import re
 import time
 from datetime import datetime, timezone
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from freehold_agent.contract.join_document import BootstrapCredential, JoinDocument
 from freehold_agent.machine.kubernetes_api import Conflict, KubernetesApi, NotFound
-from freehold_bootstrap import documents, node_record, tokens
+from freehold_bootstrap import documents, node_identity, node_record, tokens
 from freehold_bootstrap.cluster_settings import ClusterSettings
 from freehold_bootstrap.errors import AdmissionTimeout, Refused
 from freehold_bootstrap.identities import JOIN_UID_ANNOTATION
 from freehold_bootstrap.node_record import NodeRecord, Object
 
 NODES = "/api/v1/nodes"
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _ATTEMPTS = 8
 
 __all__ = ["ClusterSettings", "NodeRequest", "admit", "bootstrap_credential", "finish"]
@@ -56,8 +53,9 @@ def admit(
     Refused (`bad-name`, `bad-address`, `address-in-use`, `node-exists`, `node-leaving`), AdmissionTimeout,
     ApiError, OSError.
     """
-    _check(request)
-    _check_addresses_are_free(api, request)
+    node_identity.check_name(request.name)
+    node_identity.check_addresses(request.name, request.addresses, settings, request.control_plane)
+    node_identity.check_free(api, request.name, request.addresses)
     for attempt in range(_ATTEMPTS):
         try:
             node, record = _settle(api, request)
@@ -66,17 +64,25 @@ def admit(
             # Somebody changed Node or record between our reading and writing: look again.
             if attempt == _ATTEMPTS - 1:
                 raise
+    try:
+        # Another machine may have asked for the same address at the same time.
+        node_identity.check_free(api, request.name, request.addresses)
+    except Refused:
+        node_identity.forget_addresses(api, request.name)
+        raise
     pod_cidrs = _wait_for_pod_cidrs(api, node, timeout)
     return documents.publish(api, documents.render(settings, record, pod_cidrs))
 
 
 def bootstrap_credential(
-    api: KubernetesApi, name: str, now: Optional[datetime] = None
+    api: KubernetesApi, name: str, now: Optional[datetime] = None, *, same_key: bool = False
 ) -> BootstrapCredential:
     """Return a new bootstrap token for the admitted node; an earlier one of the same join ends.
 
-    Raises Refused (`not-admitted`, `node-exists`) when the node was not admitted, or is live already and its
-    join was not made to replace it.
+    `same_key`: a join that has given its certificate to a key gives no other one (a join token joins once);
+    otherwise the caller vouches for the machine, which may come with another key. Raises Refused
+    (`not-admitted`, `node-exists`, `address-in-use`) when the node was not admitted, is live already and its
+    join was not made to replace it, or lost its address to another.
     """
     moment = now or datetime.now(timezone.utc)
     for attempt in range(_ATTEMPTS):
@@ -91,11 +97,14 @@ def bootstrap_credential(
                 "node {} has joined already".format(name),
                 hint="to join it again, use a token made with --replace",
             )
+        node_identity.check_free(api, name, record.addresses)
         _delete_bootstrap_token(api, record.bootstrap_id)
         token, secret = tokens.mint_bootstrap(name, record.node_uid, record.join_uid, moment)
+        key = record.key if same_key else ""
         try:
             # The record names the token before it exists: whatever dies in between, `finish` can find it.
-            node_record.write(api, dataclasses.replace(record, bootstrap_id=token.split(".")[0]), stored)
+            bound = dataclasses.replace(record, bootstrap_id=token.split(".")[0], key=key)
+            node_record.write(api, bound, stored)
         except Conflict:
             if attempt == _ATTEMPTS - 1:
                 raise
@@ -159,6 +168,8 @@ def _settle(api: KubernetesApi, request: NodeRequest) -> Tuple[Object, NodeRecor
         labels=labels_of(request),
         taints=tuple(request.taints),
         bootstrap_id=previous.bootstrap_id if previous is not None else "",
+        key=previous.key if same_join and previous is not None else "",
+        credentials=previous.credentials if same_join and previous is not None else (),
     )
     node_record.write(api, record, stored)
     return node, record
@@ -283,40 +294,6 @@ def _wait_for_pod_cidrs(api: KubernetesApi, node: Object, timeout: float) -> Tup
 def _pod_cidrs(node: Mapping[str, Any]) -> Tuple[str, ...]:
     spec = node.get("spec") or {}
     return tuple(spec.get("podCIDRs") or ([spec["podCIDR"]] if spec.get("podCIDR") else ()))
-
-
-def _check(request: NodeRequest) -> None:
-    # 63 and not 253: the name is also the value of the label kubernetes.io/hostname.
-    if len(request.name) > 63 or not _NAME.fullmatch(request.name):
-        raise Refused(
-            "bad-name",
-            "a node's name is at most 63 lower-case letters, digits, dots and dashes, not {!r}".format(
-                request.name[:80]
-            ),
-        )
-    if not request.addresses:
-        raise Refused("bad-address", "node {} has no address".format(request.name))
-    for address in request.addresses:
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
-            raise Refused("bad-address", "{!r} is no IP address".format(address[:80])) from None
-        if parsed.is_loopback or parsed.is_unspecified or parsed.is_multicast:
-            raise Refused("bad-address", "a node cannot be reached at {}".format(address))
-
-
-def _check_addresses_are_free(api: KubernetesApi, request: NodeRequest) -> None:
-    """Refuse an address of another node: a certificate for it would speak for that node's kubelet."""
-    wanted = {ipaddress.ip_address(address) for address in request.addresses}
-    selector = node_record.RECORD_LABEL + "=node"
-    for obj in api.list(node_record.RECORDS, labelSelector=selector)["items"]:
-        other = NodeRecord.from_object(obj)
-        shared = wanted & {ipaddress.ip_address(address) for address in other.addresses}
-        if other.node != request.name and shared and _read_node(api, other.node) is not None:
-            raise Refused(
-                "address-in-use",
-                "{} is the address of node {}".format(sorted(map(str, shared))[0], other.node),
-            )
 
 
 def _read_node(api: KubernetesApi, name: str) -> Optional[Object]:

@@ -36,6 +36,11 @@ class NodeRecord:
     taints: Tuple[Mapping[str, str], ...] = ()
     bootstrap_id: str = ""
     """Id of the bootstrap token that was handed out last and not yet removed."""
+    key: str = ""
+    """SHA-256 (hex) of the public key that this join's first certificate was given to; empty: none yet."""
+    credentials: Optional[Tuple[str, ...]] = None
+    """SHA-256 (hex) of the client certificates that this join gave, newest last; None: not known (a record of
+    an earlier version), and then any certificate of the node's name counts."""
 
     def to_object(self, resource_version: str = "") -> Object:
         """Return the ConfigMap; with a resourceVersion a replacement fails if somebody was faster."""
@@ -56,9 +61,15 @@ class NodeRecord:
             data = json.loads(obj["data"]["record"])
             known = {name: value for name, value in data.items() if name in cls.__dataclass_fields__}
             known["addresses"], known["taints"] = tuple(data["addresses"]), tuple(data.get("taints", ()))
+            credentials = data.get("credentials")
+            known["credentials"] = None if credentials is None else tuple(credentials)
             return cls(**known)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError("not a node record: {!r}".format(error)) from error
+
+    def knows(self, credential: str) -> bool:
+        """Tell whether a client certificate (its fingerprint) belongs to the machine that joined last."""
+        return self.credentials is None or credential in self.credentials
 
 
 def record_name(node: str) -> str:
