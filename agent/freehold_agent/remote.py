@@ -67,6 +67,7 @@ def describe(error: BaseException) -> Dict[str, str]:
         return error.to_json()
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     kind, message, detail = "internal", "{}: {}".format(type(error).__name__, error), trace
+    hint = ""
     if isinstance(error, SystemdError):
         kind, message, detail = "step", str(error), error.journal
     elif isinstance(error, ApiError):
@@ -76,10 +77,11 @@ def describe(error: BaseException) -> Dict[str, str]:
     elif isinstance(error, ProgramFailed):
         kind, message = "step", str(error)
     elif isinstance(error, OSError) and error.errno == 28:
-        kind, message = "disk-full", "no space left on the machine: {}".format(error.filename or error)
+        kind, message = "disk-full", "no space left on the disk of {}".format(error.filename or error)
+        hint = "make room there; what has arrived is kept"
     elif isinstance(error, OSError):
         kind, message = "step", str(error)
-    return {"kind": kind, "message": message, "hint": "", "detail": detail}
+    return {"kind": kind, "message": message, "hint": hint, "detail": detail}
 
 
 def _facts(_request: Dict[str, Any], _stream: BinaryIO, _tell: Tell) -> Any:

@@ -131,7 +131,11 @@ class Incoming:
             )
         self._hash.update(view)
         while view:
-            written = os.pwrite(self._descriptor, view, self.offset)
+            try:
+                written = os.pwrite(self._descriptor, view, self.offset)
+            except OSError as error:
+                error.filename = os.path.dirname(self.final)  # which disk is full
+                raise
             self.offset += written
             view = view[written:]
 
