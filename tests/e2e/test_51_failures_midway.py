@@ -76,7 +76,9 @@ def test_the_disk_fills_up(spare_lab: Lab, freehold: Freehold) -> None:
     finally:
         # What was started from there keeps it busy.
         on(spare_lab, "cp1", f"umount --lazy {STORE}")
-    message = check_refused(answer, 1, "cp1", "o space left", "to continue: freehold apply --yes")
+    message = check_refused(
+        answer, 1, "cp1", "no space left on the disk of", "make room", "to continue: freehold apply --yes"
+    )
     assert STORE in message
 
 
