@@ -25,6 +25,16 @@ BLOCK = 1 << 20
 ALIVE = {"event": "waiting"}
 RECEIVE = "receive"
 """The verb that takes artifacts from a stream."""
+DOING = {
+    RECEIVE: "receiving files",
+    "look": "looking at it",
+    "plan": "comparing it with the inventory",
+    "prepare": "preparing the node",
+    "join": "joining",
+    "probe": "using the network of a pod",
+    "leave": "leaving",
+}
+"""What a verb does, in an error for people."""
 OnEvent = Callable[[dict[str, Any]], None]
 OnNeed = Callable[[dict[str, Any]], bytes]
 OnMissing = Callable[[Conversation, Sequence[str]], None]
@@ -103,7 +113,7 @@ class Program:
         known = kinds.get(str(event.get("kind")))
         if known is not None:
             return known(f"{self._machine}: {message}", hint=hint, detail=detail)
-        step = str(event.get("title") or event.get("key") or self._verb)
+        step = str(event.get("title") or event.get("key") or DOING.get(self._verb, self._verb))
         return StepError(self._machine, step, message, hint=hint, detail=detail)
 
     def _ended(self, code: int, text: str) -> FreeholdError:
