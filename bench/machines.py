@@ -3,6 +3,7 @@
 Knows containers, not freehold. Everything is counted from outside, so that counting costs the machines nothing.
 """
 
+import json
 import os
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -70,6 +71,13 @@ class Lab:
             text=True,
         )
         return int(shown.stdout)
+
+    def bridge(self) -> str:
+        """Return this host's interface to the network of the machines."""
+        shown = subprocess.run(
+            ["podman", "network", "inspect", self.name], check=True, capture_output=True, text=True
+        )
+        return str(json.loads(shown.stdout)[0]["network_interface"])
 
     def _lab(self, *arguments: str) -> None:
         environment = {**os.environ, "FREEHOLD_LAB": self.name, "FREEHOLD_LAB_SHAPE": self.shape}

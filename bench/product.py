@@ -40,12 +40,13 @@ class Ran:
             if event.get("event") == "phase-finished"
         }
 
-    def when(self, event: str, **fields: str) -> float | None:
-        """Return when an event with these fields came first, in seconds since the start."""
-        for item in self.events:
-            if item.get("event") == event and all(item.get(key) == value for key, value in fields.items()):
-                return float(item["time"])
-        return None
+    def begins(self) -> dict[str, float]:
+        """Return seconds from the start of the command to the start of each `machine phase`."""
+        return {
+            f"{event['machine']} {event['phase']}": float(event["time"])
+            for event in self.events
+            if event.get("event") == "phase-started"
+        }
 
 
 def run(

@@ -30,6 +30,7 @@ class Watcher:
         self._pki = pki
         self._deadline = time.monotonic() + timeout
         self._stopped = threading.Event()
+        self._kept: KubernetesApi | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> "Watcher":
@@ -81,6 +82,12 @@ class Watcher:
         return ready >= self._nodes
 
     def _api(self) -> KubernetesApi:
+        """Return the one connection: a handshake for every question would be work for the API server."""
+        if self._kept is None:
+            self._kept = self._connected()
+        return self._kept
+
+    def _connected(self) -> KubernetesApi:
         return KubernetesApi(
             f"https://{self._address}:{PORT}",
             ca_pem=(self._pki / "ca.crt").read_text(),
