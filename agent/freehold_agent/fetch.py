@@ -9,7 +9,6 @@ import http.client
 import itertools
 import json
 import os
-import queue
 import threading
 import time
 from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional, Sequence
@@ -86,7 +85,7 @@ class Fetcher:
         self._timeout = timeout
         self._patience = patience
         self._machine = machine or ThisMachine()
-        self._cache = HashCache(self._machine.hashes)
+        self._arrived: Dict[str, str] = {}
         self._pool = concurrent.futures.ThreadPoolExecutor(parallel, "fetch")
         self._local = threading.local()
         self._jobs: Dict[str, concurrent.futures.Future[None]] = {}
@@ -110,6 +109,7 @@ class Fetcher:
         for job in self._jobs.values():
             job.cancel()
         self._pool.shutdown()
+        HashCache(self._machine.hashes).remember(self._arrived)
         for connection in self._open:
             connection.close()
 
@@ -138,7 +138,7 @@ class Fetcher:
                         # The part that an earlier run left was damaged: once more from the start.
                         resumed, incoming = False, Incoming(artifact, directory)
                         continue
-                    self._cache.remember({path: artifact.sha256})
+                    self._arrived[path] = artifact.sha256
                     return
                 if incoming.offset > before:
                     moved = time.monotonic()
@@ -209,10 +209,8 @@ def receive(
     cache = HashCache(machine.hashes)
     missing = [artifact for artifact in wanted if not _present(artifact, machine, cache)]
     tell({"event": "missing", "artifacts": [artifact.sha256 for artifact in missing]})
-    # Making bytes durable goes beside the transfer: the digest is remembered only after that.
-    durable: queue.Queue[Optional[Artifact]] = queue.Queue()
-    worker = threading.Thread(target=_make_durable, args=(durable, machine, cache), daemon=True)
-    worker.start()
+    # Remembered once, at the end: each writing would have the disk settle what came so far.
+    arrived: Dict[str, str] = {}
     buffer = memoryview(bytearray(CHUNK))
     total = 0
     try:
@@ -234,25 +232,12 @@ def receive(
             finally:
                 incoming.close()
             total += artifact.size
-            durable.put(artifact)
+            arrived[path_of(artifact.sha256, machine.store)] = artifact.sha256
             seconds = round(time.monotonic() - begun, 3)
             tell({"event": "received", "sha256": artifact.sha256, "size": artifact.size, "seconds": seconds})
     finally:
-        durable.put(None)
-        worker.join()
+        cache.remember(arrived)
     return {"received": len(missing), "bytes": total}
-
-
-def _make_durable(durable: "queue.Queue[Optional[Artifact]]", machine: ThisMachine, cache: HashCache) -> None:
-    while True:
-        artifact = durable.get()
-        if artifact is None:
-            return
-        path = path_of(artifact.sha256, machine.store)
-        try:
-            cache.remember({path: artifact.sha256})
-        except OSError:
-            continue  # without an entry the next look reads the file again: slower, never wrong
 
 
 def _present(artifact: Artifact, machine: ThisMachine, cache: HashCache) -> bool:

@@ -18,7 +18,7 @@ from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import BootstrapCredential, DocumentError, JoinDocument
 from freehold_agent.contract.resources import Change, Resource, key_of
 from freehold_agent.converge import Deliverer, Progress, Summary, converge
-from freehold_agent.desired import KUBELET_UNIT, ROLE, desired_node
+from freehold_agent.desired import KUBELET_UNIT, ROLE, addon_keys, desired_node
 from freehold_agent.desired.credential import bootstrap_kubeconfig
 from freehold_agent.desired.machine import interface_of
 from freehold_agent.errors import AgentError, BadRequest, Locked, StepFailed, Unfit
@@ -28,6 +28,7 @@ from freehold_agent.machine import files
 from freehold_agent.machine.lock import LockBusyError, converge_lock
 from freehold_agent.machine.programs import ProgramFailed
 from freehold_agent.machine.systemd import Systemd, SystemdError
+from freehold_agent.store import HashCache
 
 CredentialSource = Callable[[], Optional[BootstrapCredential]]
 """Asked once, when all else is in place; over SSH it asks the installer."""
@@ -94,6 +95,18 @@ def prepare(
     return _alone(host, lambda: _Join(document, deliver, progress, host).prepare())
 
 
+def settle(
+    document: JoinDocument,
+    deliver: Deliverer,
+    progress: Progress,
+    *,
+    host: Optional[Host] = None,
+) -> Summary:
+    """Bring a joined node to all that its document says. Raises what `join` raises."""
+    host = host or Host()
+    return _alone(host, lambda: _Join(document, deliver, progress, host).settle())
+
+
 def _alone(host: Host, work: Callable[[], List[Change]]) -> Summary:
     begun = time.monotonic()
     try:
@@ -126,6 +139,21 @@ def prepare_over_stream(request: Mapping[str, Any], _stream: BinaryIO, tell: Pro
     document = JoinDocument.from_json(request["document"])
     with _deliverer(request, document, tell) as deliver:
         return prepare(document, deliver, tell).to_json()
+
+
+def settle_over_stream(request: Mapping[str, Any], _stream: BinaryIO, tell: Progress) -> Dict[str, Any]:
+    """Settle for a caller at the other end of a stream: the kept document says what, and every byte is durable after.
+
+    On a machine that is no node only the bytes are settled.
+    """
+    summary = Summary((), 0.0)
+    with contextlib.suppress(FileNotFoundError):
+        with open(paths.JOIN_DOCUMENT, "rb") as stream:
+            document = JoinDocument.loads(stream.read())
+        with _deliverer(request, document, tell) as deliver:
+            summary = settle(document, deliver, tell)
+    HashCache().settle()
+    return summary.to_json()
 
 
 @contextlib.contextmanager
@@ -169,9 +197,7 @@ class _Join:
             self._forget_credential()
             resources = desired_node(self._document, self._facts, credential_ready=False)
             kubelet = "unit:" + KUBELET_UNIT
-            changes += self._converge(
-                resources, [key_of(item) for item in resources if key_of(item) != kubelet]
-            )
+            changes += self._converge(resources, [key for key in map(key_of, resources) if key != kubelet])
             try:
                 self._bootstrap(credential_source)
                 changes += self._converge(resources, [kubelet])
@@ -186,7 +212,14 @@ class _Join:
                 files.remove(self._host.root + paths.BOOTSTRAP_KUBECONFIG)
         files.remove(self._host.root + paths.BOOTSTRAP_KUBECONFIG)
         resources = desired_node(self._document, self._facts)
-        return changes + self._converge(resources, None)
+        later = addon_keys(self._document)
+        return changes + self._converge(
+            resources, [key for key in map(key_of, resources) if key not in later]
+        )
+
+    def settle(self) -> List[Change]:
+        """Do what a Ready node was not kept waiting for: images of add-ons, and removal of what is not needed."""
+        return self._converge(desired_node(self._document, self._facts), None)
 
     def _converge(self, resources: List[Resource], only: Optional[List[str]]) -> List[Change]:
         summary = self._host.converge(resources, ROLE, self._deliver, self._progress, only)

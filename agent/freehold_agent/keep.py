@@ -26,6 +26,7 @@ from freehold_agent.machine import files
 from freehold_agent.machine.lock import LockBusyError, converge_lock
 from freehold_agent.machine.programs import ProgramFailed
 from freehold_agent.machine.systemd import SystemdError, notify
+from freehold_agent.store import HashCache
 
 INTERVAL = 60.0
 """Seconds between two looks, jittered by a fifth: a thousand agents must not look at once."""
@@ -137,7 +138,10 @@ def repair(host: Host, progress: Callable[[Dict[str, Any]], None]) -> List[Chang
         facts = host.facts()
         resources = desired_node(document, facts)
         with _fetching(document) as deliver:
-            return list(host.converge(resources, ROLE, deliver, progress).changes)
+            changes = list(host.converge(resources, ROLE, deliver, progress).changes)
+        # An apply that was killed may have left bytes that are not durable yet; mostly there are none.
+        HashCache(host.root + paths.HASHES).settle()
+        return changes
 
 
 def read_document(root: str = "") -> JoinDocument:

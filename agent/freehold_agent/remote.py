@@ -183,6 +183,12 @@ def _join(request: Dict[str, Any], stream: BinaryIO, tell: Tell) -> Any:
     return join_over_stream(request, stream, tell)
 
 
+def _settle(request: Dict[str, Any], stream: BinaryIO, tell: Tell) -> Any:
+    from freehold_agent.join import settle_over_stream
+
+    return settle_over_stream(request, stream, tell)
+
+
 def _leave(_request: Dict[str, Any], _stream: BinaryIO, tell: Tell) -> Any:
     from freehold_agent.leave import leave
 
@@ -199,6 +205,7 @@ VERBS: Dict[str, Verb] = {
     "receive": _receive,
     "prepare": _prepare,
     "join": _join,
+    "settle": _settle,
     "leave": _leave,
 }
 

@@ -1,14 +1,15 @@
 """The content-addressed store on this machine: how bytes get in, and how we know they are still right.
 
 A file has its final name only after its digest was verified. The hash cache saves reading hundreds of
-megabytes again; an entry is written only once the bytes are durable, so a power cut can never make it lie.
+megabytes again. An entry holds for this boot only until the bytes are durable (`settle`), so a power cut can never
+make it lie: making a gigabyte durable while a control plane starts would cost it seconds.
 """
 
 import contextlib
 import fcntl
 import hashlib
 import os
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 from freehold_agent.contract import paths
 from freehold_agent.contract.resources import Artifact
@@ -40,11 +41,18 @@ def has(sha256: str, size: int, directory: str = "") -> bool:
         return False
 
 
+def boot_id() -> str:
+    """Return what names this boot of the kernel."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:
+        return stream.read().strip()
+
+
 class HashCache:
     """Digests of large files, valid while inode, size and change time are the same."""
 
-    def __init__(self, path: str = "") -> None:
+    def __init__(self, path: str = "", boot: Callable[[], str] = boot_id) -> None:
         self._path = path or paths.HASHES
+        self._boot = boot
         self._entries: Optional[Dict[str, Any]] = None
 
     def digest(self, path: str) -> Optional[str]:
@@ -53,21 +61,39 @@ class HashCache:
             self._entries = self._read()
         entry = self._entries.get(path)
         try:
-            return entry["sha256"] if entry and entry["stamp"] == _stamp(path) else None
+            if not entry or entry["stamp"] != _stamp(path) or entry.get("boot") not in (None, self._boot()):
+                return None
+            return str(entry["sha256"])
         except (OSError, KeyError, TypeError):
             return None
 
     def remember(self, digests: Dict[str, str]) -> None:
-        """Make files durable and store their digests (by path); safe against others doing so."""
-        if not digests:
-            return
-        for path in digests:
+        """Store digests of files (by path), valid until the next boot; safe against others doing so."""
+        self._store({path: {"sha256": sha256, "boot": self._boot()} for path, sha256 in digests.items()})
+
+    def settle(self) -> int:
+        """Make the files whose digests hold only for this boot durable, and their entries lasting.
+
+        Returns how many there were; writes nothing when there is none.
+        """
+        pending = {
+            path: {"sha256": entry["sha256"]}
+            for path, entry in self._read().items()
+            if "boot" in entry and self.digest(path) is not None
+        }
+        for path in pending:
             files.sync_path(path)
+        self._store(pending)
+        return len(pending)
+
+    def _store(self, new: Dict[str, Dict[str, Any]]) -> None:
+        if not new:
+            return
         os.makedirs(os.path.dirname(self._path), 0o755, exist_ok=True)
         with self._locked():
             entries = self._read()
-            for path, sha256 in digests.items():
-                entries[path] = {"sha256": sha256, "stamp": _stamp(path)}
+            for path, entry in new.items():
+                entries[path] = {**entry, "stamp": _stamp(path)}
             entries = {path: entry for path, entry in entries.items() if os.path.lexists(path)}
             files.write_json(self._path, entries)
             self._entries = entries
@@ -142,7 +168,7 @@ class Incoming:
     def finish(self, source: str = "") -> str:
         """Verify and put the file in its place; return its path. Raises DeliveryFailed, OSError.
 
-        It is not durable yet: `HashCache.remember` makes it so.
+        It is not durable yet: `HashCache.settle` makes it so.
         """
         artifact = self.artifact
         if self.offset != artifact.size:

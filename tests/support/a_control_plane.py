@@ -57,7 +57,10 @@ def a_manifest() -> Manifest:
 
 def some_keys() -> dict[str, bytes]:
     """Return what a PKI directory would have issued: distinct, and private keys look like such."""
-    issued = {f"{name}.crt": f"certificate {name}\n".encode() for name in ("ca", "front-proxy-ca", "etcd/ca", *PAIRS)}
+    issued = {
+        f"{name}.crt": f"certificate {name}\n".encode()
+        for name in ("ca", "front-proxy-ca", "etcd/ca", *PAIRS)
+    }
     for name in ("ca", "sa", *PAIRS):
         issued[f"{name}.key"] = f"-----BEGIN PRIVATE KEY-----\n{name}\n".encode()
     issued["sa.pub"] = b"public\n"

@@ -4,7 +4,7 @@ Order is speed and safety: small files first (one reload of systemd serves all u
 containerd needs, then the rest, the kubelet, and last what needs the kubelet's certificate.
 """
 
-from typing import Any, List, Mapping, Tuple
+from typing import Any, List, Mapping, Set, Tuple
 
 from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import JoinDocument
@@ -14,13 +14,14 @@ from freehold_agent.contract.release import (
     in_start_order,
     release_directories,
 )
-from freehold_agent.contract.resources import Directory, File, Resource, Unit
+from freehold_agent.contract.resources import Directory, File, Resource, Unit, key_of
 from freehold_agent.desired import agent_unit, containerd, credential, kube_proxy, kubelet, machine, network
 
 ROLE = "node"
 NEEDS_CREDENTIAL = tuple(unit + ".service" for unit in (network.UNIT, kube_proxy.UNIT, agent_unit.UNIT))
 KUBELET_UNIT = kubelet.UNIT + ".service"
 CONTAINERD_UNIT = containerd.UNIT + ".service"
+ADDON_IMAGES_UNIT = containerd.ADDON_IMAGES_UNIT + ".service"
 
 
 def desired_node(
@@ -28,8 +29,8 @@ def desired_node(
 ) -> List[Resource]:
     """Return every resource of the node, in the order to make them.
 
-    Without `credential_ready` (the kubelet has no certificate yet) the Units that use it are left out, while
-    their files are in place; the kubelet's Unit is the last resource then.
+    Without `credential_ready` (the kubelet has no certificate yet) the Units that use it and images of add-ons are
+    left out, while their files are in place; the kubelet's Unit is the last resource then.
     """
     everything: List[Resource] = [
         *machine.machine_resources(document, facts),
@@ -43,8 +44,8 @@ def desired_node(
     ]
     files = [resource for resource in everything if not isinstance(resource, Unit)]
     units = {resource.name: resource for resource in everything if isinstance(resource, Unit)}
-    last = (KUBELET_UNIT, *NEEDS_CREDENTIAL)
-    first, rest = _release(document)
+    last = (KUBELET_UNIT, *NEEDS_CREDENTIAL, ADDON_IMAGES_UNIT)
+    first, rest, addons = _release(document)
     # On a control plane the release in use is the control plane's to choose: its own programs depend on it, and
     # an agent with an older document must not turn it back.
     link = [] if document.control_plane else [current_link(document.manifest)]
@@ -66,7 +67,15 @@ def desired_node(
     if credential_ready:
         resources.append(credential.kubelet_kubeconfig_resource(document))
         resources += [units[name] for name in NEEDS_CREDENTIAL if name in units]
+        resources += addons
+        resources += [units[name] for name in (ADDON_IMAGES_UNIT,) if name in units]
     return resources
+
+
+def addon_keys(document: JoinDocument) -> Set[str]:
+    """Return the keys of what a node can be Ready without: images of add-ons. They are made after the join."""
+    _first, _rest, addons = _release(document)
+    return {key_of(resource) for resource in addons} | {"unit:" + ADDON_IMAGES_UNIT}
 
 
 def _directories(document: JoinDocument) -> List[Resource]:
@@ -77,11 +86,16 @@ def _directories(document: JoinDocument) -> List[Resource]:
     return resources + release_directories(document.manifest)
 
 
-def _release(document: JoinDocument) -> Tuple[List[Resource], List[Resource]]:
-    """Return the release in two parts: what containerd needs, and the rest."""
+def _release(document: JoinDocument) -> Tuple[List[Resource], List[Resource], List[Resource]]:
+    """Return the release in three parts: what containerd needs, the rest, images of add-ons."""
     first: List[Resource] = []
     rest: List[Resource] = []
+    addons: List[Resource] = []
     for entry in in_start_order(document.manifest.for_roles(ROLE)):
-        early = entry.name.startswith(containerd.NEEDED_AT_START)
-        (first if early else rest).extend(entry_resources(document.manifest, entry))
-    return first, rest
+        part = rest
+        if entry.name.startswith(containerd.NEEDED_AT_START):
+            part = first
+        elif containerd.is_addon_image(entry):
+            part = addons
+        part.extend(entry_resources(document.manifest, entry))
+    return first, rest, addons

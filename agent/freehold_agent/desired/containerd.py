@@ -5,9 +5,10 @@ pinned: the kubelet's image collection never removes what no registry could brin
 """
 
 import json
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, List, Mapping, Sequence
 
 from freehold_agent.contract import paths
+from freehold_agent.contract.artifacts import ArtifactEntry
 from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.contract.release import digests_of
 from freehold_agent.contract.resources import Directory, File, Resource
@@ -17,6 +18,8 @@ PAUSE_IMAGE = "registry.freehold.invalid/pause:1"
 CERTIFICATES = "/etc/containerd/certs.d"
 UNIT = "containerd"
 IMAGES_UNIT = "freehold-images"
+ADDON_IMAGES_UNIT = "freehold-addon-images"
+"""Images that no node needs to be Ready; they come last."""
 PODS_UNIT = "freehold-pods"
 PATH = paths.BIN + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NOFILE = 1048576
@@ -129,20 +132,37 @@ def nofile(facts: Mapping[str, Any]) -> int:
     return NOFILE if facts.get("cap_sys_resource") else min(NOFILE, limit)
 
 
+def is_addon_image(entry: ArtifactEntry) -> bool:
+    """Say whether an entry of the manifest is an image that a node can be Ready without."""
+    return entry.name.startswith("images/") and not entry.name.startswith("images/pause")
+
+
 def _image_resources(document: JoinDocument) -> List[Resource]:
-    entries = [entry for entry in document.manifest.for_roles("node") if entry.name.startswith("images/")]
+    images = [entry for entry in document.manifest.for_roles("node") if entry.name.startswith("images/")]
+    addons = [entry for entry in images if is_addon_image(entry)]
+    needed = [entry for entry in images if not is_addon_image(entry)]
+    before = {"Before": "kubelet.service"}
+    return [
+        *_import_unit(document, IMAGES_UNIT, "Images every pod needs", needed, before),
+        *_import_unit(document, ADDON_IMAGES_UNIT, "Images of add-ons", addons, {}),
+    ]
+
+
+def _import_unit(
+    document: JoinDocument, name: str, title: str, entries: Sequence[ArtifactEntry], order: Mapping[str, str]
+) -> List[Resource]:
     if not entries:
         return []
     ctr = [paths.BIN + "/ctr", "--address", paths.CONTAINERD_SOCKET, "--namespace", "k8s.io", "images"]
     labels = ["--label", "io.cri-containerd.image=managed", "--label", "io.cri-containerd.pinned=pinned"]
     commands = [" ".join([*ctr, "import", *labels, paths.CURRENT + "/" + entry.name]) for entry in entries]
     return service(
-        IMAGES_UNIT,
-        description="Images of the release, imported into containerd (freehold)",
+        name,
+        description=title + ", imported into containerd (freehold)",
         command=[paths.BIN + "/ctr"],
         inputs=[digests_of(document.manifest, *(entry.name for entry in entries))],
         slice_name=paths.NODE_SLICE,
-        unit={"After": UNIT + ".service", "Wants": UNIT + ".service", "Before": "kubelet.service"},
+        unit={"After": UNIT + ".service", "Wants": UNIT + ".service", **order},
         service={
             "Type": "oneshot",
             "RemainAfterExit": "yes",

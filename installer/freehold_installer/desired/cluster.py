@@ -5,7 +5,13 @@ there. The installer streams artifacts in the same order while the machine conve
 """
 
 from freehold_agent.contract.artifacts import ArtifactEntry
-from freehold_agent.contract.release import current_link, entry_link, in_start_order, release_directories
+from freehold_agent.contract.release import (
+    START_ORDER,
+    current_link,
+    entry_link,
+    in_start_order,
+    release_directories,
+)
 from freehold_agent.contract.resources import Artifact, Resource, Unit
 from freehold_installer.desired import control_plane, dns, etcd, services
 from freehold_installer.desired.control_plane_context import ControlPlaneContext
@@ -32,14 +38,15 @@ def control_plane_resources(context: ControlPlaneContext) -> list[Resource]:
         (("etcd",), etcd.unit(context)),
         (("kube-apiserver",), control_plane.api_server(context)),
         (
-            ("kube-controller-manager", "kube-scheduler", "coredns"),
+            ("kube-controller-manager",),
             [
-                *control_plane.controllers(context),
+                *control_plane.api_ready(context),
+                *control_plane.controller_manager(context),
                 *services.unit(context, "controller"),
                 *services.unit(context, "join"),
-                *dns.unit(context),
             ],
         ),
+        (("kube-scheduler", "coredns"), [*control_plane.scheduler(context), *dns.unit(context)]),
     ]
     needed = {name for programs, _ in steps for name in programs}
     # Unit files come before the first unit, so that systemd reads them once.
@@ -73,6 +80,26 @@ def artifacts_in_order(resources: list[Resource]) -> list[Artifact]:
         if isinstance(resource, Artifact):
             seen.setdefault(resource.sha256, resource)
     return list(seen.values())
+
+
+def stream_order(resources: list[Resource]) -> list[Artifact]:
+    """Return the artifacts in the order in which their bytes are sent.
+
+    What a cluster waits for longest comes first: the API server, then what makes nodes (they fetch it from here while
+    the API server starts), then what may come a second later.
+    """
+    artifacts = artifacts_in_order(resources)
+    urgent = ("bin/freehold-services.pyz", "bin/etcd", "bin/kube-apiserver", "bin/kube-controller-manager")
+    nodes = START_ORDER[: START_ORDER.index("bin/kubelet") + 1]
+
+    def place(artifact: Artifact) -> int:
+        if artifact.title in urgent:
+            return 0
+        if artifact.title.startswith(nodes):
+            return 1
+        return 3 if artifact.title.startswith("images/") else 2
+
+    return sorted(artifacts, key=place)
 
 
 def release_links(context: ControlPlaneContext) -> list[Resource]:

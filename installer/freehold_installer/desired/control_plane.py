@@ -49,7 +49,7 @@ _PAIRS = ("apiserver", "apiserver-kubelet-client", "apiserver-etcd-client", "fro
 
 
 def api_server(context: ControlPlaneContext) -> list[Resource]:
-    """Return kube-apiserver's unit, and the one that is active once it is ready to serve."""
+    """Return kube-apiserver's unit."""
     config = context.inventory.config
     networking = config.networking
     arguments = {
@@ -97,7 +97,7 @@ def api_server(context: ControlPlaneContext) -> list[Resource]:
         "audit-log-maxsize": "50",
     }
     arguments.update(config.control_plane.distro.k8s.api_server.arguments)
-    unit = service(
+    return service(
         "kube-apiserver",
         description="Kubernetes API server (freehold)",
         command=[f"{paths.BIN}/kube-apiserver", *flags(arguments)],
@@ -122,9 +122,15 @@ def api_server(context: ControlPlaneContext) -> list[Resource]:
         unit={"After": "network-online.target etcd.service", "Wants": "network-online.target etcd.service"},
         service={"Type": "notify", "LimitNOFILE": "20000", "NoNewPrivileges": "yes"},
     )
-    # The API server notifies systemd when it serves TLS, about 1.5 s before its RBAC rules exist; what is
-    # started in between exits or backs off for seconds. This unit becomes active at /readyz.
-    ready = service(
+
+
+def api_ready(context: ControlPlaneContext) -> list[Resource]:
+    """Return the unit that is active once the API server is ready to serve.
+
+    It notifies systemd when it serves TLS, about 1.5 s before its RBAC rules exist; what is started in between
+    exits or backs off for seconds. This unit becomes active at /readyz.
+    """
+    return service(
         "freehold-api-ready",
         description="the Kubernetes API is ready (freehold)",
         command=[
@@ -149,34 +155,33 @@ def api_server(context: ControlPlaneContext) -> list[Resource]:
             "TimeoutStartSec": "300",
         },
     )
-    return [*unit, *ready]
 
 
-def controllers(context: ControlPlaneContext) -> list[Resource]:
-    """Return the units of controller manager and scheduler; both start when the API is ready."""
-    config = context.inventory.config
-    networking = config.networking
-    single = len(context.inventory.control_planes) == 1
-    manager_conf = f"{paths.KUBERNETES}/controller-manager.conf"
-    scheduler_conf = f"{paths.KUBERNETES}/scheduler.conf"
-    manager = {
-        "kubeconfig": manager_conf,
-        "authentication-kubeconfig": manager_conf,
-        "authorization-kubeconfig": manager_conf,
+_AFTER_API = {"After": "freehold-api-ready.service", "Wants": "freehold-api-ready.service"}
+
+
+def controller_manager(context: ControlPlaneContext) -> list[Resource]:
+    """Return kube-controller-manager's unit; it starts when the API is ready."""
+    networking = context.inventory.config.networking
+    kubeconfig = f"{paths.KUBERNETES}/controller-manager.conf"
+    arguments = {
+        "kubeconfig": kubeconfig,
+        "authentication-kubeconfig": kubeconfig,
+        "authorization-kubeconfig": kubeconfig,
         "bind-address": "127.0.0.1",
         "allocate-node-cidrs": "true",
         "client-ca-file": f"{PKI}/ca.crt",
         "cluster-cidr": str(networking.pod_cidr),
         "cluster-name": context.inventory.name,
         "cluster-signing-cert-file": f"{PKI}/ca.crt",
-        # Its default lies under /usr, where nothing of ours belongs.
-        "flex-volume-plugin-dir": f"{paths.STATE}/volume-plugins",
         "cluster-signing-key-file": f"{PKI}/ca.key",
         # 7 days: a removed node's certificate cannot be revoked, so it must not live long.
         "cluster-signing-duration": "168h",
         # Requests of kubelets are judged by freehold-controller alone; absent bindings would not be enough,
         # because an administrator's own request would pass the built-in approver.
         "controllers": "*,-certificatesigningrequest-approving-controller,token-cleaner-controller",
+        # Its default lies under /usr, where nothing of ours belongs.
+        "flex-volume-plugin-dir": f"{paths.STATE}/volume-plugins",
         # The default client limit costs 5 s at every first start.
         "kube-api-qps": "300",
         "kube-api-burst": "500",
@@ -187,61 +192,59 @@ def controllers(context: ControlPlaneContext) -> list[Resource]:
         "service-account-private-key-file": f"{PKI}/sa.key",
         "service-cluster-ip-range": str(networking.service_cidr),
         "use-service-account-credentials": "true",
-        **_leader_election(context, single),
+        **_leader_election(context),
+        **context.inventory.config.control_plane.distro.k8s.controller_manager.arguments,
     }
-    scheduler = {
-        "kubeconfig": scheduler_conf,
-        "authentication-kubeconfig": scheduler_conf,
-        "authorization-kubeconfig": scheduler_conf,
+    return service(
+        "kube-controller-manager",
+        description="Kubernetes controller manager (freehold)",
+        command=[f"{paths.BIN}/kube-controller-manager", *flags(arguments)],
+        inputs=[
+            context.manifest.entry("bin/kube-controller-manager").sha256,
+            *(context.pki(name) for name in ("ca.crt", "front-proxy-ca.crt", "sa.pub")),
+            context.pki("controller-manager.conf"),
+        ],
+        reads=[
+            kubeconfig,
+            *(f"{PKI}/{name}" for name in ("ca.crt", "ca.key", "front-proxy-ca.crt", "sa.key")),
+        ],
+        slice_name=paths.CONTROL_SLICE,
+        unit=_AFTER_API,
+        service={"NoNewPrivileges": "yes"},
+    )
+
+
+def scheduler(context: ControlPlaneContext) -> list[Resource]:
+    """Return kube-scheduler's unit; it starts when the API is ready."""
+    kubeconfig = f"{paths.KUBERNETES}/scheduler.conf"
+    arguments = {
+        "kubeconfig": kubeconfig,
+        "authentication-kubeconfig": kubeconfig,
+        "authorization-kubeconfig": kubeconfig,
         "bind-address": "127.0.0.1",
         "profiling": "false",
-        **_leader_election(context, single),
+        **_leader_election(context),
+        **context.inventory.config.control_plane.distro.k8s.scheduler.arguments,
     }
-    k8s = config.control_plane.distro.k8s
-    manager.update(k8s.controller_manager.arguments)
-    scheduler.update(k8s.scheduler.arguments)
-    after_api = {"After": "freehold-api-ready.service", "Wants": "freehold-api-ready.service"}
-    return [
-        *service(
-            "kube-controller-manager",
-            description="Kubernetes controller manager (freehold)",
-            command=[f"{paths.BIN}/kube-controller-manager", *flags(manager)],
-            inputs=[
-                context.manifest.entry("bin/kube-controller-manager").sha256,
-                *(context.pki(name) for name in ("ca.crt", "front-proxy-ca.crt", "sa.pub")),
-                context.pki("controller-manager.conf"),
-            ],
-            reads=[
-                manager_conf,
-                *(f"{PKI}/{name}" for name in ("ca.crt", "ca.key", "front-proxy-ca.crt", "sa.key")),
-            ],
-            slice_name=paths.CONTROL_SLICE,
-            unit=after_api,
-            service={"NoNewPrivileges": "yes"},
-        ),
-        *service(
-            "kube-scheduler",
-            description="Kubernetes scheduler (freehold)",
-            command=[f"{paths.BIN}/kube-scheduler", *flags(scheduler)],
-            inputs=[
-                context.manifest.entry("bin/kube-scheduler").sha256,
-                context.pki("scheduler.conf"),
-            ],
-            reads=[scheduler_conf],
-            slice_name=paths.CONTROL_SLICE,
-            unit=after_api,
-            service={"NoNewPrivileges": "yes"},
-        ),
-    ]
+    return service(
+        "kube-scheduler",
+        description="Kubernetes scheduler (freehold)",
+        command=[f"{paths.BIN}/kube-scheduler", *flags(arguments)],
+        inputs=[context.manifest.entry("bin/kube-scheduler").sha256, context.pki("scheduler.conf")],
+        reads=[kubeconfig],
+        slice_name=paths.CONTROL_SLICE,
+        unit=_AFTER_API,
+        service={"NoNewPrivileges": "yes"},
+    )
 
 
-def _leader_election(context: ControlPlaneContext, single: bool) -> dict[str, str]:
+def _leader_election(context: ControlPlaneContext) -> dict[str, str]:
     """Return leader-election flags.
 
     With one control plane systemd already guarantees a single instance, and a lease left by a killed one would
     leave the cluster without controllers for up to 15 s (docs/adr/0005).
     """
-    if single:
+    if len(context.inventory.control_planes) == 1:
         return {"leader-elect": "false"}
     timings = context.inventory.config.control_plane.stateful_set.high_availability.timings
     return {

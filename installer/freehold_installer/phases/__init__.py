@@ -11,13 +11,14 @@ if TYPE_CHECKING:
 def phases_of_apply(state: "ClusterState", plan: "Plan") -> "list[Phase]":
     """Return the phases of one apply."""
     from freehold_installer.engine.lanes import Phase
-    from freehold_installer.phases import control_plane, nodes, verify
+    from freehold_installer.phases import addons, control_plane, nodes, verify
 
-    node_names = {host.name for host in state.inventory.nodes}
+    # A control plane that is a node too joins while its last components start: it is one phase there.
+    workers = {host.name for host in state.inventory.nodes if not host.is_control_plane}
     return [
         Phase(
             "control-plane",
-            "etcd, API server, controllers, DNS and services",
+            "etcd, API server, controllers, DNS; its own node",
             lambda lane: control_plane.run(lane, state, plan),
             concerns=lambda host: host.is_control_plane,
             signals=(control_plane.ARTIFACTS, control_plane.API),
@@ -26,7 +27,7 @@ def phases_of_apply(state: "ClusterState", plan: "Plan") -> "list[Phase]":
             "node",
             "containerd, kubelet and pod network",
             lambda lane: nodes.run(lane, state),
-            concerns=lambda host: host.name in node_names,
+            concerns=lambda host: host.name in workers,
         ),
         Phase(
             "verify",
@@ -34,5 +35,13 @@ def phases_of_apply(state: "ClusterState", plan: "Plan") -> "list[Phase]":
             lambda lane: verify.run(lane, state),
             concerns=lambda host: host.is_control_plane,
             needs=("control-plane", "node"),
+        ),
+        Phase("settle", "images of add-ons; every byte durable", nodes.settle),
+        Phase(
+            "add-ons",
+            "metrics-server and your manifests",
+            lambda lane: addons.run(lane, state, plan),
+            concerns=lambda host: host.is_control_plane,
+            needs=("settle",),
         ),
     ]

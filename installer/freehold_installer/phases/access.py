@@ -59,14 +59,8 @@ def first_api(machine: Machine, address: str, pki: PkiDirectory) -> Iterator[Kub
             api.close()
 
 
-def addon_objects(
-    inventory: Inventory, pki: PkiDirectory, settings: ClusterSettings, image: str
-) -> list[dict[str, Any]]:
-    """Return everything beside trust: settings of nodes, DNS, metrics-server, the user's manifests.
-
-    Raises InputError for a manifest that is not one.
-    """
-    config = inventory.config
+def base_objects(inventory: Inventory, settings: ClusterSettings) -> list[dict[str, Any]]:
+    """Return what every cluster needs beside trust: the settings of nodes and the DNS Service."""
     objects: list[dict[str, Any]] = [
         {
             "apiVersion": "v1",
@@ -75,18 +69,23 @@ def addon_objects(
             "data": {"settings": json.dumps(settings.to_json(), sort_keys=True)},
         }
     ]
-    if config.control_plane.coredns.enabled:
-        objects += dns.objects(str(config.networking.dns_address))
-    if config.deploy.metrics_server.enabled:
-        missing = trust.METRICS_SERVER.name in pki.missing([trust.METRICS_SERVER])
-        pair = None if missing else pki.issued(trust.METRICS_SERVER)
-        objects += metrics_server.objects(
-            image,
-            pki.ca_pem().encode() if pair else b"",
-            pair.certificate_pem if pair else b"",
-            pair.key_pem if pair else b"",
-        )
+    if inventory.config.control_plane.coredns.enabled:
+        objects += dns.objects(str(inventory.config.networking.dns_address))
     return objects
+
+
+def addon_objects(inventory: Inventory, pki: PkiDirectory, image: str) -> list[dict[str, Any]]:
+    """Return the objects of add-ons; `image` is metrics-server's."""
+    if not inventory.config.deploy.metrics_server.enabled:
+        return []
+    missing = trust.METRICS_SERVER.name in pki.missing([trust.METRICS_SERVER])
+    pair = None if missing else pki.issued(trust.METRICS_SERVER)
+    return metrics_server.objects(
+        image,
+        pki.ca_pem().encode() if pair else b"",
+        pair.certificate_pem if pair else b"",
+        pair.key_pem if pair else b"",
+    )
 
 
 def manifests(inventory: Inventory) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """A control plane: its files are streamed in the order they are needed, while the machine starts what it has.
 
-Three things go on at once: bytes flow, the machine converges, and as soon as the API answers its objects are made.
+Four things go on at once: bytes flow, the machine converges, as soon as the API answers its objects are made, and a
+control plane that is a node too prepares and joins.
 """
 
 from typing import Any
@@ -33,13 +34,13 @@ def run(lane: Lane, state: ClusterState, plan: Plan) -> None:
     context = state.context(lane.host)
     resources = cluster.control_plane_resources(context)
     is_node = lane.host.name in {host.name for host in state.inventory.nodes}
-    digests = [artifact.sha256 for artifact in cluster.artifacts_in_order(resources)]
+    digests = [artifact.sha256 for artifact in cluster.stream_order(resources)]
     started = Started(lane)
 
     lane.beside("stream", lambda: _stream(lane, state, digests))
     lane.beside("access", lambda: _access(lane, state, plan, started))
     if is_node:
-        lane.beside("prepare node", lambda: nodes.prepare(lane, state, local=True))
+        lane.beside("node", lambda: nodes.run(lane, state))
     request = {
         "verb": "converge",
         "owner": cluster.OWNER,
@@ -101,9 +102,8 @@ def _access(lane: Lane, state: ClusterState, plan: Plan, started: Started) -> No
         access.apply(api, lane.name, [body for _, body in access.changes_in(api, trusted)])
     leave.expel_pending(lane.run, api)
     lane.signal(API, lane.host.name)
-    addons = access.addon_objects(state.inventory, state.pki, state.settings(), state.metrics_server_image)
-    access.apply(api, lane.name, [body for _, body in access.changes_in(api, addons)])
-    access.apply(api, lane.name, access.manifests(state.inventory))
+    needed = access.base_objects(state.inventory, state.settings())
+    access.apply(api, lane.name, [body for _, body in access.changes_in(api, needed)])
     api.close()
 
 

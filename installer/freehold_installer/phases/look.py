@@ -143,7 +143,8 @@ def _object_changes(run: Run, state: ClusterState, machines: tuple[MachinePlan, 
     """Return the changes in the API: all objects when it does not run yet, else those that differ."""
     objects = [
         *access.all_trust_objects(),
-        *access.addon_objects(state.inventory, state.pki, state.settings(), state.metrics_server_image),
+        *access.base_objects(state.inventory, state.settings()),
+        *access.addon_objects(state.inventory, state.pki, state.metrics_server_image),
         *access.manifests(state.inventory),
     ]
     admissions = [

@@ -75,7 +75,9 @@ def prepare(lane: Lane, state: ClusterState, *, local: bool) -> None:
 
 def run(lane: Lane, state: ClusterState) -> None:
     """Prepare, admit and join one machine. Raises StepError."""
-    if not lane.host.is_control_plane:
+    if lane.host.is_control_plane:
+        prepare(lane, state, local=True)
+    else:
         lane.wait_for("artifact service")
         prepare(lane, state, local=False)
     lane.step("waiting for the API")
@@ -108,3 +110,9 @@ def _join(lane: Lane, state: ClusterState, api: KubernetesApi) -> None:
     }
     lane.machine.program(request, change_reporter(lane, "join"), credential, timeout=900)
     finish(api, lane.host.name)
+
+
+def settle(lane: Lane) -> None:
+    """Do what nobody waits for: images of add-ons, removal of what is not needed any more, bytes made durable."""
+    request = {"verb": "settle", "deliver": "wait" if lane.host.is_control_plane else "fetch"}
+    lane.machine.program(request, change_reporter(lane, "settle"), timeout=900)

@@ -28,9 +28,7 @@ def manifest_for(
         raise UnfitError(f"machines of several architectures in one cluster are not possible yet: {listing}")
     bundle = store.load_manifest(release, kinds[0])
     unwanted = set() if metrics_server else {METRICS_SERVER_IMAGE}
-    shipped = [
-        entry for entry in bundle.entries if set(entry.roles) & SHIPPED and entry.name not in unwanted
-    ]
+    shipped = [entry for entry in bundle.entries if set(entry.roles) & SHIPPED and entry.name not in unwanted]
     zipapps = stored_zipapps(store).values()
     entries = tuple(sorted((*shipped, *zipapps), key=lambda entry: entry.name))
     return dataclasses.replace(bundle, entries=entries, build=_digest(entries))

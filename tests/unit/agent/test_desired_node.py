@@ -26,7 +26,7 @@ from freehold_agent.contract.resources import (
     key_of,
     to_json,
 )
-from freehold_agent.desired import desired_node
+from freehold_agent.desired import addon_keys, desired_node
 
 MACHINES = {
     "lab": lab(),
@@ -143,16 +143,19 @@ def test_without_a_credential_the_kubelet_is_last() -> None:
 
 
 def test_with_a_credential_the_rest_follows_the_kubelet() -> None:
-    """After the bootstrap only the kubeconfig and the three Units are added, behind the kubelet."""
+    """After the bootstrap the kubeconfig and the three Units are added, behind the kubelet; add-ons come last."""
     before = keys(desired_node(a_document(), lab(), credential_ready=False))
     after = keys(desired_node(a_document(), lab(), credential_ready=True))
     assert after[: len(before)] == before
-    assert after[len(before) :] == [
+    added = after[len(before) :]
+    assert added[:4] == [
         "file:" + paths.KUBELET_KUBECONFIG,
         "unit:flannel.service",
         "unit:kube-proxy.service",
         "unit:freehold-agent.service",
     ]
+    assert set(added[4:]) == addon_keys(a_document())
+    assert added[-1] == "unit:freehold-addon-images.service"
 
 
 def test_small_files_come_before_the_first_unit() -> None:
@@ -174,9 +177,10 @@ def test_containerd_starts_while_the_rest_arrives() -> None:
 
 
 def test_a_new_release_is_switched_to_when_it_is_whole() -> None:
-    """Where a release is in use, the link moves only behind the last file of the new one."""
+    """Where a release is in use, the link moves only behind the last file of the new one that a node needs."""
     found = keys(desired_node(a_document(), lab(release="1.37.1-aaaaaaaaaaaa")))
-    last = max(i for i, key in enumerate(found) if key.startswith("artifact:"))
+    addons = addon_keys(a_document())
+    last = max(i for i, key in enumerate(found) if key.startswith("artifact:") and key not in addons)
     assert last < found.index("link:" + paths.CURRENT) < found.index("unit:containerd.service")
 
 

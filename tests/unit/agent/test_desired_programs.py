@@ -126,15 +126,19 @@ class TestContainerd:
         assert images["pinned_images"]["sandbox"] == PAUSE
 
     def test_all_images_are_imported_and_pinned(self) -> None:
-        """Each image of the release is imported before the kubelet starts, and no collection removes it."""
+        """What pods need is imported before the kubelet starts, add-ons later; no collection removes either."""
         files = {r.path: r for r in containerd_resources(a_document(), lab()) if isinstance(r, File)}
-        text = files[paths.UNITS + "/freehold-images.service"].content.decode()
-        imports = [line for line in text.splitlines() if line.startswith("ExecStart=")]
-        assert [line.rpartition("/")[2] for line in imports] == ["metrics-server.tar", "pause.tar"]
-        assert all("--label io.cri-containerd.pinned=pinned" in line for line in imports)
-        assert "Before=kubelet.service" in text
-        assert "Type=oneshot" in text
-        assert "Restart=always" not in text
+        for unit, images, early in (
+            ("freehold-images", ["pause.tar"], True),
+            ("freehold-addon-images", ["metrics-server.tar"], False),
+        ):
+            text = files[f"{paths.UNITS}/{unit}.service"].content.decode()
+            imports = [line for line in text.splitlines() if line.startswith("ExecStart=")]
+            assert [line.rpartition("/")[2] for line in imports] == images
+            assert all("--label io.cri-containerd.pinned=pinned" in line for line in imports)
+            assert ("Before=kubelet.service" in text) is early
+            assert "Type=oneshot" in text
+            assert "Restart=always" not in text
 
     def test_registries(self) -> None:
         """A registry's mirror is configured with its own authority, verified."""
