@@ -12,7 +12,7 @@ TIMED := .ci/timed
 INVENTORY := inventories/generated/lab.yaml
 PYTEST := $(BIN)/pytest -q
 
-.PHONY: help venv host bundle lab-up lab-down cluster cluster-begins check test test-unit test-lab lint format clean
+.PHONY: help venv host bundle lab-up lab-down cluster cluster-begins check test test-unit test-lab bench lint format clean
 
 help: ## Show this list
 	@echo "make TARGET, where TARGET is one of:"
@@ -73,6 +73,9 @@ test-unit: venv ## Run the tests that need no machine
 
 test-lab: bundle ## Run the tests on lab machines (a lab of their own, which stays up)
 	@$(TIMED) "integration and end-to-end tests" $(PYTEST) -m "lab or bundle" tests
+
+bench: bundle ## Measure on lab machines of their own, beside what others took (RUNS=3)
+	@$(BIN)/python -m bench --runs $(or $(RUNS),3)
 
 lint: venv ## Check style, types and who may import whom
 	@$(TIMED) "ruff check" $(BIN)/ruff check .

@@ -100,6 +100,8 @@ class Bench:
         record["phases"] = ran.phases()
         record["begins"] = ran.begins()
         record["seen"] = (watcher.since(ran.begun) if watcher else {}) | _seen_by_product(ran)
+        if (changes := planned(ran.result)) is not None:
+            record["changes"] = changes
         if sampler is not None:
             record["programs"] = {
                 machine: {name: round(seconds, 2) for name, seconds in cpu.items() if seconds >= 0.05}
@@ -122,6 +124,15 @@ def _seen_by_product(ran: product.Ran) -> dict[str, float]:
         if event.get("event") == "phase-finished" and event.get("phase") == VERIFY
     ]
     return {"dns": max(verified)} if verified else {}
+
+
+def planned(result: Mapping[str, Any]) -> int | None:
+    """Return how many changes the plan in the output of `plan` or `apply` has; None when there is no plan."""
+    plan = result.get("plan", result)
+    if "machines" not in plan:
+        return None
+    changes = sum(len(machine["changes"]) for machine in plan["machines"])
+    return changes + len(plan.get("objects", ())) + len(plan.get("toBeIssued", ()))
 
 
 def _bundle(bench: Bench, extra: Mapping[str, str]) -> Record:
@@ -172,7 +183,10 @@ def plan_converged(bench: Bench) -> Record:
 def apply_converged(bench: Bench) -> Record:
     """`apply` when there is nothing to do."""
     bench.have_cluster("1+1")
-    return bench.timed("1+1", "apply", "--yes")
+    record = bench.timed("1+1", "apply", "--yes")
+    if record.get("changes"):
+        raise SystemExit(f"the cluster was not converged: apply made {record['changes']} changes")
+    return record
 
 
 def worker(bench: Bench) -> Record:

@@ -72,7 +72,8 @@ def run(
     ran = Ran(begun, wall, cpu, done.returncode)
     ran.events, ran.errors = parse_events(done.stderr, begun)
     if done.returncode not in codes:
-        raise SystemExit(f"freehold {' '.join(arguments)} ended with {done.returncode}: {ran.errors[-2000:]}")
+        said = ran.errors[-2000:].strip() or done.stdout[-2000:].strip()
+        raise SystemExit(f"freehold {' '.join(arguments)} ended with {done.returncode}: {said}")
     ran.result = json.loads(done.stdout) if done.stdout.strip().startswith("{") else {}
     return ran
 

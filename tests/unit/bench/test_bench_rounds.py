@@ -8,7 +8,7 @@ import bench.__main__ as command
 import pytest
 from bench import measurements
 from bench.machines import Lab
-from bench.measurements import MEASUREMENTS, SHAPES, Bench
+from bench.measurements import MEASUREMENTS, SHAPES, Bench, planned
 
 
 class RecordingBench(Bench):
@@ -101,6 +101,22 @@ def test_a_failure_is_told_and_the_next_begins_from_fresh_machines(
     assert results["failed"] == {"reset-all": [{"run": 1, "why": "freehold reset ended with 1"}]}
     assert lab.done[-2:] == ["fresh cp1 w1 w2", "timed apply --yes -i 1+2"]
     assert len(results["records"]["apply-1+2"]) == 1
+
+
+def test_changes_are_counted_in_the_output_of_plan_and_apply() -> None:
+    """`apply` wraps the plan that `plan` prints; other commands have none."""
+    plan = {"machines": [{"changes": [1, 2]}, {"changes": []}], "objects": [3], "toBeIssued": ["a key"]}
+    assert planned(plan) == planned({"plan": plan, "seconds": 1.0}) == 4
+    assert planned({"removed": {}}) is None
+
+
+def test_a_converged_apply_that_changes_something_is_no_figure(
+    lab: RecordingBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something that is changed at each apply would be measured as if it were nothing."""
+    monkeypatch.setattr(lab, "timed", lambda *_, **__: {"wall": 9.0, "changes": 2})
+    with pytest.raises(SystemExit, match="2 changes"):
+        MEASUREMENTS["apply-converged"][1](lab)
 
 
 def test_records_are_kept_as_files(lab: RecordingBench, tmp_path: Path) -> None:
