@@ -20,6 +20,7 @@ from typing import Any
 from bench.machines import ROOT, Lab
 from bench.measurements import COLD, COLD_MEASUREMENT, MEASUREMENTS, Bench, Record, host
 from bench.report import report
+from bench.timeline import titles_of_bundle
 
 RESULTS = ROOT / "bench" / "results"
 
@@ -31,8 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kept = RESULTS / time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     kept.mkdir(parents=True)
     with tempfile.TemporaryDirectory(prefix="freehold-bench-") as directory:
-        bench = Bench(lab, Path(directory), _say, options.patience, options.programs)
         lab.up()
+        names = {digest: name.rsplit("/", 1)[-1] for digest, name in titles_of_bundle().items()}
+        bench = Bench(lab, Path(directory), _say, options.patience, options.programs, names=names)
         results = measured(bench, options.only, options.runs, kept, cold=options.cold)
     print(json.dumps(results, indent=1) if options.output == "json" else report(results), end="")
     _say(f"kept in {kept.relative_to(ROOT)}")

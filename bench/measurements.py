@@ -41,6 +41,8 @@ class Bench:
     """The shape of the cluster that is there."""
     untouched: set[str] = field(default_factory=set)
     """Machines made anew that no run has changed."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Digest -> name, for programs that are started by their place in the store."""
     _state: Path = Path()
 
     def have_fresh(self, shape: str) -> None:
@@ -104,7 +106,11 @@ class Bench:
             record["changes"] = changes
         if sampler is not None:
             record["programs"] = {
-                machine: {name: round(seconds, 2) for name, seconds in cpu.items() if seconds >= 0.05}
+                machine: {
+                    self.names.get(name, name): round(seconds, 2)
+                    for name, seconds in cpu.items()
+                    if seconds >= 0.05
+                }
                 for machine, cpu in sampler.cpu.items()
             }
         record["events"] = ran.events
@@ -213,7 +219,10 @@ def idle(bench: Bench) -> Record:
         **{key: value for key, value in cost.to_json().items() if key in ("others", "load")},
         "cores": {name: round(machine.cpu / seconds, 3) for name, machine in cost.machines.items()},
         "memory": {
-            machine: [entry.to_json() for entry in processes.memory(bench.lab.pid(machine))]
+            machine: [
+                {**entry.to_json(), "name": bench.names.get(entry.name, entry.name)}
+                for entry in processes.memory(bench.lab.pid(machine))
+            ]
             for machine in machines
         },
     }

@@ -44,10 +44,10 @@ class Memory:
 
 def title(arguments: Sequence[str], fallback: str) -> str:
     """Return how a process is called in a table: its program, for Python what it runs."""
-    words = [word.rsplit("/", 1)[-1] for word in arguments if word]
+    words = [word.split(": ")[0].rsplit("/", 1)[-1] for word in arguments if word]
     if not words:
         return f"[{fallback}]"
-    program = words[0].split(":")[0]
+    program = words[0]
     if not program.startswith("python"):
         return program
     rest = [word for word in words[1:] if not word.startswith("-")]

@@ -26,6 +26,8 @@ SYSTEM = frozenset(
     )
 )
 """Programs of the machine itself, also there without Kubernetes."""
+ADD_ONS = frozenset(("metrics-server",))
+"""Programs that the lab's inventory asks for and the peers did not run."""
 MEGABYTE = 2**20
 
 
@@ -93,6 +95,9 @@ def phases(runs: Sequence[Mapping[str, Any]]) -> str:
         )
         for machine, phase in [key.split(" ", 1)]
     ]
+    before = figure(min(record["begins"].values(), default=None) for record in runs if "begins" in record)
+    if before is not None:
+        rows.insert(0, ("all", "connect, look, plan", "0", before.text(2)))
     return table(("Machine", "Phase", "begins at", "takes"), rows)
 
 
@@ -138,7 +143,7 @@ def memory(runs: Sequence[Mapping[str, Any]]) -> str:
         sums = {kind: figure(_sum(entries, kind) for entries in tables) for kind in ("rss", "pss")}
         peers = PEERS.get(f"idle {machine} rss", Peer()), PEERS.get(f"idle {machine} pss", Peer())
         rows.append((
-            machine, "**all of the cluster**", "",
+            machine, "**the cluster, without add-ons**", "",
             *(_mebibytes(sums[kind]) for kind in ("rss", "pss")),
             *(" / ".join(filter(None, (getattr(peer, who) for peer in peers))) for who in ("kubeadm", "k0s", "aim")),
         ))  # fmt: skip
@@ -146,7 +151,7 @@ def memory(runs: Sequence[Mapping[str, Any]]) -> str:
         for name in sorted(names, key=lambda name: (name in SYSTEM, -_most(tables, name))):
             known = [entries[name] for entries in tables if name in entries]
             rows.append((
-                machine, f"{name} (system)" if name in SYSTEM else name, str(known[-1]["processes"]),
+                machine, name + _kind(name), str(known[-1]["processes"]),
                 *(_mebibytes(figure(entry[kind] for entry in known)) for kind in ("rss", "pss")),
                 "", "", "",
             ))  # fmt: skip
@@ -169,6 +174,10 @@ def memory(runs: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def _kind(name: str) -> str:
+    return " (system)" if name in SYSTEM else " (add-on)" if name in ADD_ONS else ""
+
+
 def _head(results: Mapping[str, Any]) -> str:
     host = results["host"]
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(results["begun"]))
@@ -189,7 +198,7 @@ def _noise(runs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _sum(entries: Mapping[str, Mapping[str, Any]], kind: str) -> float:
-    return float(sum(entry[kind] for name, entry in entries.items() if name not in SYSTEM))
+    return float(sum(entry[kind] for name, entry in entries.items() if name not in SYSTEM | ADD_ONS))
 
 
 def _most(tables: Sequence[Mapping[str, Mapping[str, Any]]], name: str) -> float:

@@ -67,6 +67,7 @@ def test_events_are_told_from_other_lines_and_get_relative_times() -> None:
     [
         (["/opt/freehold/current/bin/etcd", "--name=cp1"], "etcd"),
         (["sshd: freehold@notty"], "sshd"),
+        (["sshd: /usr/sbin/sshd -D [listener] 0 of 64-128 startups"], "sshd"),
         (["python3", "-I", "-c", "import sys"], "agent from memory"),
         (["/usr/bin/python3", "/opt/freehold/freehold-services.pyz", "join", "--config", "x"],
          "freehold-services.pyz join"),

@@ -61,6 +61,7 @@ def test_phases_are_in_the_order_in_which_they_begin() -> None:
     rows = [line.split("|")[1:5] for line in phases([a_record()]).splitlines()[2:]]
     cells = [[cell.strip() for cell in row] for row in rows]
     assert cells == [
+        ["all", "connect, look, plan", "0", "0.40"],
         ["cp1", "control-plane", "0.50", "6.00"],
         ["cp1", "node", "6.50", "3.00"],
         ["w1", "node", "0.40", "4.50"],
@@ -89,16 +90,22 @@ def test_programs_are_largest_first_and_crumbs_are_left_out() -> None:
 
 
 def test_memory_sums_the_cluster_without_the_system() -> None:
-    """systemd and sshd were there before; they are shown but not counted."""
+    """systemd and sshd were there before, add-ons are by wish; they are shown but not counted."""
     entries = [
         {"name": "kube-apiserver", "processes": 1, "rss": 300 * 2**20, "pss": 290 * 2**20},
         {"name": "systemd", "processes": 1, "rss": 12 * 2**20, "pss": 9 * 2**20},
+        {"name": "metrics-server", "processes": 1, "rss": 11 * 2**20, "pss": 11 * 2**20},
         {"name": "etcd", "processes": 1, "rss": 50 * 2**20, "pss": 49 * 2**20},
     ]
     text = memory([{"memory": {"cp1": entries}, "cores": {"cp1": 0.05}}])
-    rows = [[cell.strip() for cell in line.split("|")[1:6]] for line in text.splitlines()[2:6]]
-    assert rows[0][1:] == ["**all of the cluster**", "", "350", "339"]
-    assert [row[1] for row in rows[1:]] == ["kube-apiserver", "etcd", "systemd (system)"]
+    rows = [[cell.strip() for cell in line.split("|")[1:6]] for line in text.splitlines()[2:7]]
+    assert rows[0][1:] == ["**the cluster, without add-ons**", "", "350", "339"]
+    assert [row[1] for row in rows[1:]] == [
+        "kube-apiserver",
+        "etcd",
+        "metrics-server (add-on)",
+        "systemd (system)",
+    ]
     assert "cp1 0.050" in text
 
 
