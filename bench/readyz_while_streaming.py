@@ -52,16 +52,16 @@ class Variant:
     """For the API server's unit."""
 
 
-NO_SYNC = {"freehold_agent.store": (("            files.sync_path(path)\n", "            pass\n"),)}
+_RENAME = "        self.close()\n        os.rename(self._part, self.final)\n"
+SYNC = {"freehold_agent.store": ((_RENAME, f"        os.fsync(self._descriptor)\n{_RENAME}"),)}
 _RECEIVE = "    machine = machine or ThisMachine()\n    wanted = _header"
 _LOWERED = "    for process in (0, os.getppid()):\n        os.setpriority(os.PRIO_PROCESS, process, 19)\n"
 NICE = {"freehold_agent.fetch": ((_RECEIVE, _LOWERED + _RECEIVE),)}
 VARIANTS = {
     "alone": Variant("nothing else runs", stream=False),
     "stream": Variant("the bytes stream at the same time"),
-    "no-fsync": Variant("they stream, and nobody waits for the disk", patches=NO_SYNC),
+    "fsync": Variant("they stream, and each file is made durable as it comes", patches=SYNC),
     "nice": Variant("they stream to a receiver with nice 19", patches=NICE),
-    "nice-no-fsync": Variant("both", patches={**NO_SYNC, **NICE}),
     "throttled": Variant("they stream at 100 MB/s", rate=100.0),
     "gogc": Variant("nothing else runs, GOGC=400 for the API server", stream=False, environment="GOGC=400"),
     "stream-gogc": Variant("the bytes stream, GOGC=400 for the API server", environment="GOGC=400"),
