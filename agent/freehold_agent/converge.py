@@ -32,7 +32,7 @@ from freehold_agent.kinds import accounts, kernel, removal, tree, units
 from freehold_agent.machine import files
 from freehold_agent.machine.systemd import SystemdError
 from freehold_agent.observe import Look, look
-from freehold_agent.records import Record, entries_of_others
+from freehold_agent.records import Record, entries_of_others, sysctls_of_others
 from freehold_agent.store import HashCache, has, path_of
 from freehold_agent.this_machine import ThisMachine
 
@@ -132,7 +132,10 @@ class _Run:
         """Record what is there before, and what another owner made that we rely on from now on."""
         changing = {change.key for change in changes}
         if changing and not self._record.keys:
-            self._record.sysctls = kernel.component_sysctls(self._machine)
+            self._record.sysctls = {
+                **kernel.component_sysctls(self._machine),
+                **sysctls_of_others(self._record.owner, self._machine.records),
+            }
         for resource in self._resources:
             key = key_of(resource)
             if key in changing and self._record.before(key) is None and key not in self._shared:

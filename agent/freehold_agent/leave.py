@@ -9,7 +9,7 @@ import functools
 import glob
 import os
 import time
-from typing import Callable, Collection, Dict, List, Optional, Sequence
+from typing import Any, Callable, Collection, Dict, List, Optional, Sequence
 
 from freehold_agent.contract import paths
 from freehold_agent.contract.resources import Change, split_key
@@ -67,7 +67,7 @@ class _Leave:
         self._machine = machine
         # The node stands on the control plane: it goes first.
         self._records = [Record(owner, machine.records) for owner in reversed(OWNERS)]
-        self._before = {key: record.before(key) or {} for record in self._records for key in record.keys}
+        self._before = _before_all(self._records)
         self._units: List[str] = []
         self.changes: List[Change] = []
 
@@ -234,6 +234,20 @@ class _Leave:
         title = "{} removed".format(count) if count and state == "done" else ""
         event = {"event": "change", "key": key, "action": "delete", "title": title, "state": state}
         self._progress({**event, "seconds": seconds})
+
+
+def _before_all(records: Sequence[Record]) -> Dict[str, Dict[str, Any]]:
+    """Return what was there before either owner came.
+
+    Both begin at the same time on a new machine: what one of them found may be what the other had just made.
+    """
+    found: Dict[str, Dict[str, Any]] = {}
+    for record in records:
+        for key in record.keys:
+            before = record.before(key) or {}
+            if key not in found or before.get("created"):
+                found[key] = before
+    return found
 
 
 def _is_marked(path: str) -> bool:

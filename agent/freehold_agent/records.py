@@ -110,3 +110,12 @@ def entries_of_others(owner: str, directory: str = "") -> Dict[str, Dict[str, An
             record = Record(other, directory)
             found.update({key: record.before(key) or {} for key in record.keys})
     return found
+
+
+def sysctls_of_others(owner: str, directory: str = "") -> Dict[str, str]:
+    """Return settings as they were before other owners came: what is there now may be their doing."""
+    found: Dict[str, str] = {}
+    for other in OWNERS:
+        if other != owner:
+            found.update(Record(other, directory).sysctls)
+    return found

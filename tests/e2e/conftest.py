@@ -8,6 +8,7 @@ do, 2x the second apply, 3x reboots, 4x reset, 5x bad input. Nothing is skipped:
 """
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 from tests.support.cluster import Bundle, Cluster
+from tests.support.inventory_of_machine import Inventory, inventory_of
 from tests.support.kubectl import Answer, Kubectl
 from tests.support.lab import TEST_LAB, Lab
 from tests.support.program import Freehold
@@ -78,7 +80,22 @@ def freehold(lab: Lab) -> Freehold:
 
 
 @pytest.fixture(scope="session")
-def first_apply(freehold: Freehold, bundle: Bundle) -> Answer:
+def untouched(lab: Lab) -> dict[str, Inventory]:
+    """What each machine held before the first apply; kept for runs that reuse the cluster."""
+    kept = default_root() / "e2e" / f"{lab.name}-untouched.json"
+    if REUSED:
+        return dict(json.loads(kept.read_text(encoding="utf-8")))
+    found = {}
+    for machine in lab.machines:
+        lab.exec(machine, "systemctl", "is-system-running", "--wait", check=False)
+        found[machine] = inventory_of(lab, machine)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(found), encoding="utf-8")
+    return found
+
+
+@pytest.fixture(scope="session")
+def first_apply(freehold: Freehold, bundle: Bundle, untouched: dict[str, Inventory]) -> Answer:
     """What the first `freehold apply --yes` said; it is done once, by whoever asks first."""
     if REUSED and list(freehold.state_home.glob("freehold/*/kubeconfig")):
         return Answer("freehold apply (by an earlier run)", 0, "", "")

@@ -99,20 +99,14 @@ def _leave(lane: Lane, removed: dict[str, Any]) -> None:
 def _connect(run: Run, names: Iterable[str]) -> dict[str, FreeholdError]:
     """Connect to all that can be reached; return why not, by machine. Raises InputError and the like."""
     failures: dict[str, FreeholdError] = {}
-    wanted = [run.host(name) for name in names]
-    try:
-        run.connect([host.name for host in wanted])
-    except FreeholdError as error:
-        if error.exit_code not in (UnreachableError.exit_code, UnfitError.exit_code):
-            raise
 
-        def one(host: Any) -> None:
-            try:
-                run.connect([host.name])
-            except (UnreachableError, UnfitError) as reason:
-                failures[host.name] = reason
+    def one(host: Any) -> None:
+        try:
+            run.connect([host.name])
+        except (UnreachableError, UnfitError) as reason:
+            failures[host.name] = reason
 
-        in_parallel(wanted, one)
+    in_parallel([run.host(name) for name in names], one)
     return failures
 
 

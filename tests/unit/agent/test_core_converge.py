@@ -417,6 +417,20 @@ def test_a_sysctl_is_set_and_restored(machine, tmp_path):
     assert setting.read_text().strip().startswith("0")
 
 
+def test_the_second_owner_remembers_settings_as_they_were_before_the_first(machine, tmp_path):
+    """A node that becomes a control plane later must not remember the node's own settings as the machine's."""
+    place = tmp_path / "proc/sys/net/ipv4/ip_forward"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text("0\n")
+    for owner in ("node", "control"):
+        path = str(tmp_path / (owner + ".conf"))
+        converge(
+            [File(path, b"x", owner=ME, group=GROUP)], owner, lambda _: None, lambda _: None, machine=machine
+        )
+        place.write_text("1\n")
+    assert Record("control", machine.records).sysctls["net.ipv4.ip_forward"] == "0"
+
+
 def test_built_in_modules_need_no_loading(machine, tmp_path):
     """A module that shows itself in /proc counts as available."""
     (tmp_path / "proc/filesystems").write_text("nodev\toverlay\n")

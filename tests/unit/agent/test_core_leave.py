@@ -230,6 +230,22 @@ def test_everything_recorded_goes_and_the_second_time_nothing(machine, tmp_path)
     assert machine.run.calls == []
 
 
+def test_what_two_owners_made_at_once_was_there_before_neither(machine, tmp_path):
+    """Control plane and node begin together: what one found may be the other's work, and goes all the same."""
+    made, theirs = tmp_path / "made", tmp_path / "theirs"
+    made.mkdir()
+    theirs.mkdir()
+    found = {"mode": 0o755, "owner": "root", "group": "root", "keep": False}
+    created = {"created": True, "keep": False}
+    for owner, first in (("node", created), ("control", found)):
+        keys = [("directory:" + str(made), first), ("directory:" + str(theirs), found)]
+        a_record(tmp_path, keys, owner=owner)
+    machine.systemd.show = lambda names: {name: {"LoadState": "not-found"} for name in names}
+    leave(lambda _event: None, machine)
+    assert not made.exists()
+    assert theirs.exists()
+
+
 def test_records_survive_a_failure(machine, tmp_path):
     """When a step fails, the records are still there for the next try."""
     (tmp_path / "node_trees").mkdir()
