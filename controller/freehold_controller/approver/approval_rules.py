@@ -50,6 +50,8 @@ class CertificateRequestView:
     groups: Tuple[str, ...]
     usages: Tuple[str, ...]
     content: Union[Parsed, RequestError]
+    credential: str = ""
+    """SHA-256 (hex) of the certificate that the requester showed; empty: it showed none."""
     decided: bool = False
     """It has an Approved, Denied or Failed condition, or a certificate already."""
     age: float = 0.0
@@ -90,11 +92,14 @@ class ClusterView:
 
 @dataclass(frozen=True)
 class Spend:
-    """Spend this token for this key, by compare-and-swap on the version that was judged, before approving."""
+    """Spend this token and this node's join for this key, each by compare-and-swap, before approving."""
 
     token_id: str
     key_sha256: str
     resource_version: str
+    """Version of the token that was judged; empty: it is spent for this key already."""
+    node: str
+    join_uid: str
 
 
 @dataclass(frozen=True)
@@ -166,9 +171,16 @@ def _first_client(
     node, record = _member(name, cluster)
     if (token.join_uid, token.node_uid) != (record.join_uid, record.node_uid):
         raise _DeniedError("TokenSuperseded", "the bootstrap token belongs to an earlier join of this node")
+    if record.key and record.key != content.key_sha256:
+        raise _DeniedError(
+            "TokenSpent", "the join of node {} has given its certificate to another key".format(name)
+        )
     if node.live and not record.replace:
         raise _DeniedError("NodeLive", "node {} is live and the join was not made to replace it".format(name))
-    spend = None if token.spent_by else Spend(token_id, content.key_sha256, token.resource_version)
+    spend = None
+    if not token.spent_by or not record.key:
+        version = "" if token.spent_by else token.resource_version
+        spend = Spend(token_id, content.key_sha256, version, name, record.join_uid)
     return Decision(APPROVE, "NodeJoins", "first client certificate of node {}".format(name), name, spend)
 
 
@@ -177,7 +189,8 @@ def _renewal(request: CertificateRequestView, content: Parsed, cluster: ClusterV
     name = _requesting_node(request)
     _check_subject(content, name, "NameOfOtherNode")
     _check_client_content(request, content)
-    _member(name, cluster)
+    _, record = _member(name, cluster)
+    _check_credential(request, record)
     return Decision(APPROVE, "NodeRenews", "client certificate of node {} renewed".format(name), name)
 
 
@@ -197,6 +210,7 @@ def _serving(request: CertificateRequestView, content: Parsed, cluster: ClusterV
         raise _DeniedError(
             "NamesNotAllowed", "not recorded for node {}: {}".format(name, _short(", ".join(foreign)))
         )
+    _check_credential(request, record)
     return Decision(APPROVE, "NodeServes", "serving certificate of node {}".format(name), name)
 
 
@@ -205,6 +219,15 @@ def _requesting_node(request: CertificateRequestView) -> str:
     if not name or NODES_GROUP not in request.groups:
         raise _DeniedError("RequesterUnknown", "the requester is neither a node nor a bootstrap token of one")
     return name
+
+
+def _check_credential(request: CertificateRequestView, record: NodeRecord) -> None:
+    """The certificate is one of this join: a name that joined again was somebody else's before."""
+    if not record.knows(request.credential):
+        raise _DeniedError(
+            "CertificateSuperseded",
+            "the certificate was not given to the machine that joined last as node {}".format(record.node),
+        )
 
 
 def _check_subject(content: Parsed, name: str, reason: str) -> None:

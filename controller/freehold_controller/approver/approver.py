@@ -14,6 +14,7 @@ from freehold_bootstrap import journal
 from freehold_controller.approver import audit, request_parser
 from freehold_controller.approver.approval_rules import APPROVE, IGNORE, SIGNERS, WAIT, Decision, judge
 from freehold_controller.approver.cluster_reader import ClusterReader, view
+from freehold_controller.approver.issued_certificates import is_issued, learn
 from freehold_controller.approver.work_queue import WorkQueue
 from freehold_controller.backoff import Backoff
 
@@ -73,11 +74,11 @@ class Approver:
                 backoff.pause()
 
     def offer(self, request: Dict[str, Any]) -> None:
-        """Queue a request if it is ours to judge and has no verdict yet."""
+        """Queue a request if it is ours to judge and has no verdict yet, or has just got a certificate."""
         status = request.get("status") or {}
         if (request.get("spec") or {}).get("signerName") not in SIGNERS:
             return
-        if status.get("certificate") or status.get("conditions"):
+        if (status.get("certificate") or status.get("conditions")) and not is_issued(request):
             return
         name = request["metadata"]["name"]
         with self._lock:
@@ -91,6 +92,10 @@ class Approver:
     def handle(self, request: Dict[str, Any]) -> Decision:
         """Judge one request and write the verdict. Raises ApiError, OSError, SteppedDownError."""
         name = request["metadata"]["name"]
+        if is_issued(request):
+            self._check_term()
+            learn(self._api, request)
+            return Decision(IGNORE)
         for _ in range(_TRIES):
             seen = view(request, self._now())
             if seen.decided:

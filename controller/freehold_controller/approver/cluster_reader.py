@@ -9,10 +9,12 @@ import binascii
 import calendar
 import re
 import time
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any, Callable, Dict, Mapping, Optional, Union
 
-from freehold_agent.machine.kubernetes_api import KubernetesApi, NotFound
+from freehold_agent.machine.kubernetes_api import Conflict, KubernetesApi, NotFound
+from freehold_bootstrap import node_record
 from freehold_bootstrap.identities import SPENT_ANNOTATION
 from freehold_bootstrap.node_admission import is_live
 from freehold_bootstrap.node_record import NodeRecord, record_path
@@ -24,13 +26,13 @@ from freehold_controller.approver.approval_rules import (
     NodeView,
     Spend,
 )
+from freehold_controller.approver.issued_certificates import NODE_NAME, learn_all, shown_credential
 from freehold_controller.approver.request_parser import Parsed, RequestError, parse
 
 NODES = "/api/v1/nodes/{}"
 
 
 _TOKEN_ID = re.compile(r"[a-z0-9]{6}\Z")
-_NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?\Z")
 
 
 def view(request: Mapping[str, Any], now: float) -> CertificateRequestView:
@@ -53,6 +55,7 @@ def view(request: Mapping[str, Any], now: float) -> CertificateRequestView:
         groups=tuple(spec.get("groups") or ()),
         usages=tuple(spec.get("usages") or ()),
         content=content,
+        credential=shown_credential(spec),
         decided=decided,
         age=max(0.0, now - created) if created is not None else 0.0,
     )
@@ -76,24 +79,38 @@ class ClusterReader:
             if secret is not None and not secret["metadata"].get("deletionTimestamp"):
                 tokens[token_id] = BootstrapBinding.from_object(secret)
                 name = tokens[token_id].node
-        if not _NODE_NAME.match(name):
+        if not NODE_NAME.match(name):
             return ClusterView(now, tokens)
         node = self._get(NODES.format(name))
-        record = self._get(record_path(name))
-        return ClusterView(
-            now,
-            tokens,
-            {} if node is None else {name: _node(node)},
-            {} if record is None else _record(record),
-        )
+        records = self._records(name)
+        if request.node_name and name in records and not records[name].knows(request.credential):
+            # It may have been issued a moment ago.
+            learn_all(self._api, name)
+            records = self._records(name)
+        return ClusterView(now, tokens, {} if node is None else {name: _node(node)}, records)
 
     def spend(self, spend: Spend) -> None:
-        """Mark a token as spent for a key. Raises Conflict when it changed since it was judged, NotFound."""
-        path = bootstrap_token_path(spend.token_id)
-        secret = self._api.get(path)
-        secret["metadata"]["resourceVersion"] = spend.resource_version
-        secret["metadata"].setdefault("annotations", {})[SPENT_ANNOTATION] = spend.key_sha256
-        self._api.replace(path, secret)
+        """Mark a token, and the join it belongs to, as spent for a key.
+
+        Raises Conflict when one of them changed since it was judged, NotFound, ApiError, OSError.
+        """
+        if spend.resource_version:
+            path = bootstrap_token_path(spend.token_id)
+            secret = self._api.get(path)
+            secret["metadata"]["resourceVersion"] = spend.resource_version
+            secret["metadata"].setdefault("annotations", {})[SPENT_ANNOTATION] = spend.key_sha256
+            self._api.replace(path, secret)
+        stored = self._api.get(record_path(spend.node))
+        record = NodeRecord.from_object(stored)
+        if record.join_uid != spend.join_uid or record.key not in ("", spend.key_sha256):
+            raise Conflict(409, "Conflict", "the join was spent for another key")
+        if not record.key:
+            # The certificates of an earlier key are not this machine's.
+            node_record.write(self._api, replace(record, key=spend.key_sha256, credentials=()), stored)
+
+    def _records(self, name: str) -> Dict[str, NodeRecord]:
+        record = self._get(record_path(name))
+        return {} if record is None else _record(record)
 
     def _get(self, path: str) -> Optional[Dict[str, Any]]:
         try:

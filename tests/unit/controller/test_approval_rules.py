@@ -44,9 +44,9 @@ LIVE = replace(CLUSTER, nodes={"w1": NodeView("u1", live=True)})
 FIRST = CertificateRequestView(
     "csr-1", CLIENT_SIGNER, "system:bootstrap:abcdef", BOOTSTRAP_GROUPS, CLIENT, CONTENT
 )
-RENEWAL = CertificateRequestView("csr-2", CLIENT_SIGNER, "system:node:w1", NODE_GROUPS, CLIENT, CONTENT)
+RENEWAL = CertificateRequestView("csr-2", CLIENT_SIGNER, "system:node:w1", NODE_GROUPS, CLIENT, CONTENT, "c1")
 SERVE = CertificateRequestView(
-    "csr-3", SERVING_SIGNER, "system:node:w1", NODE_GROUPS, SERVING, SERVING_CONTENT
+    "csr-3", SERVING_SIGNER, "system:node:w1", NODE_GROUPS, SERVING, SERVING_CONTENT, "c1"
 )
 
 
@@ -80,6 +80,9 @@ APPROVED = {
         "NodeJoins",
     ),
     "renewal": (RENEWAL, LIVE, "NodeRenews"),
+    "first certificate, same key as the join's": (FIRST, _record(key="k1"), "NodeJoins"),
+    "renewal, known certificate": (RENEWAL, _record(LIVE, credentials=("c0", "c1")), "NodeRenews"),
+    "serving, known certificate": (SERVE, _record(LIVE, credentials=("c1",)), "NodeServes"),
     "renewal before the first status": (RENEWAL, CLUSTER, "NodeRenews"),
     "serving": (SERVE, LIVE, "NodeServes"),
     "serving before the first status": (SERVE, CLUSTER, "NodeServes"),
@@ -128,6 +131,8 @@ DENIED = {
     "token for an earlier Node": (FIRST, _token(node_uid="u0"), "TokenSuperseded"),
     "token spent": (FIRST, _token(spent_by="k0"), "TokenSpent"),
     "token spent, node replaced": (FIRST, _record(_token(spent_by="k0"), replace=True), "TokenSpent"),
+    "join spent for another key": (FIRST, _record(key="k0"), "TokenSpent"),
+    "join spent for another key, replaced": (FIRST, _record(LIVE, key="k0", replace=True), "TokenSpent"),
     "token of an earlier join": (FIRST, _record(join_uid="j0"), "TokenSuperseded"),
     "token for another node": (_asks(FIRST, common_name="system:node:w2"), CLUSTER, "TokenForOtherNode"),
     "token for an admin": (
@@ -166,6 +171,14 @@ DENIED = {
     "renewal after removal": (RENEWAL, replace(LIVE, nodes={}), "NodeRemoved"),
     "renewal while leaving": (RENEWAL, _node(leaving=True), "NodeRemoved"),
     "renewal, made again by someone": (RENEWAL, _node(uid="u9"), "NodeRemoved"),
+    "renewal by an earlier machine": (RENEWAL, _record(LIVE, credentials=("c2",)), "CertificateSuperseded"),
+    "renewal before any certificate": (RENEWAL, _record(LIVE, credentials=()), "CertificateSuperseded"),
+    "renewal without a certificate": (
+        replace(RENEWAL, credential=""),
+        _record(LIVE, credentials=("c1",)),
+        "CertificateSuperseded",
+    ),
+    "serving by an earlier machine": (SERVE, _record(LIVE, credentials=("c2",)), "CertificateSuperseded"),
     "renewal, record without uid": (RENEWAL, _record(LIVE, node_uid=""), "NodeRemoved"),
     "serving for another": (_asks(SERVE, common_name="system:node:w2"), LIVE, "NameOfOtherNode"),
     "serving, another's address": (_asks(SERVE, addresses=("10.0.0.7", "10.0.0.8")), LIVE, "NamesNotAllowed"),
@@ -217,12 +230,14 @@ def test_leaves_alone(request_view: CertificateRequestView) -> None:
 
 def test_a_token_is_spent_before_the_first_approval() -> None:
     """The first approval carries the swap to perform: token, key and the version that was judged."""
-    assert judge(FIRST, CLUSTER).spend == Spend("abcdef", "k1", "77")
+    assert judge(FIRST, CLUSTER).spend == Spend("abcdef", "k1", "77", "w1", "j1")
 
 
 def test_a_retry_with_the_same_key_spends_nothing() -> None:
-    """A token that this key has spent needs no second swap."""
-    assert judge(FIRST, _token(spent_by="k1")).spend is None
+    """A token and a join that this key has spent need no second swap; a leader may have died between the two."""
+    assert judge(FIRST, _record(_token(spent_by="k1"), key="k1")).spend is None
+    assert judge(FIRST, _token(spent_by="k1")).spend == Spend("abcdef", "k1", "", "w1", "j1")
+    assert judge(FIRST, _record(key="k1")).spend == Spend("abcdef", "k1", "77", "w1", "j1")
 
 
 @pytest.mark.parametrize("request_view", [FIRST, RENEWAL, SERVE])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from datetime import datetime, timezone
 from threading import Event, Thread
@@ -108,14 +109,14 @@ def an_approver(api: FakeKubernetes, stop: Optional[Event] = None, workers: int 
 
 
 def test_the_token_is_spent_before_the_approval() -> None:
-    """The swap on the Secret comes first, then the approval, then the event, which names no secret."""
+    """The swaps on Secret and record come first, then the approval, then the event, which names no secret."""
     api = FakeKubernetes()
     tokens = a_cluster(api)
     request = api.add(REQUESTS + "/first-w1", first_csr(tokens["w1"]))
     an_approver(api).handle(request)
     writes = [path for verb, path in api.calls if verb in ("replace", "create", "merge")]
     secret = bootstrap_token_path(tokens["w1"])
-    assert writes == [secret, REQUESTS + "/first-w1/approval", EVENTS]
+    assert writes == [secret, record_path("w1"), REQUESTS + "/first-w1/approval", EVENTS]
     assert api.objects[secret]["metadata"]["annotations"][SPENT_ANNOTATION] == key_digest()
     assert verdict(api, "first-w1") == ("Approved", "NodeJoins")
     (event,) = [api.objects[path] for path in api.paths(EVENTS)]
@@ -156,7 +157,7 @@ def test_the_same_key_passes_again() -> None:
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("call", range(1, 8))
+@pytest.mark.parametrize("call", range(1, 10))
 def test_a_leader_killed_at_any_call_leaves_work_that_the_next_one_finishes(call: int, after: bool) -> None:
     """Wherever the first leader dies, the second comes to one approval of the key, and one swap."""
     api = DyingKubernetes()
@@ -289,6 +290,76 @@ def test_two_hundred_requests_at_once_half_of_them_bad(killed_after: Optional[in
     assert {name: verdict(api, name) for name in expected} == expected
     assert verdict(api, "foreign") is None
     assert len(written) == len(set(written)) == 200
+
+
+def a_certificate(name: str) -> tuple[str, str]:
+    """Return something that is a certificate as far as its fingerprint goes: (status.certificate, fingerprint)."""
+    der = b"certificate of " + name.encode()
+    pem = "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n".format(
+        base64.b64encode(der).decode()
+    )
+    return base64.b64encode(pem.encode()).decode(), hashlib.sha256(der).hexdigest()
+
+
+def issue(api: FakeKubernetes, name: str) -> str:
+    """Sign a request as the controller manager does; return the certificate's fingerprint."""
+    certificate, fingerprint = a_certificate(name)
+    api.objects[REQUESTS + "/" + name].setdefault("status", {})["certificate"] = certificate
+    return fingerprint
+
+
+def asks_with(credential: str, name: str, key: int = 5) -> Dict[str, Any]:
+    """Return a renewal by whoever holds the certificate."""
+    request = a_csr(name, a_request("system:node:w1", key=key), "system:node:w1")
+    shown = ["X509SHA256=" + credential]
+    request["spec"]["extra"] = {"authentication.kubernetes.io/credential-id": shown}
+    return request
+
+
+def test_a_certificate_is_bound_to_its_join() -> None:
+    """What the join gave renews, and what that gave, too; what the name's earlier machine holds does not."""
+    api = FakeKubernetes()
+    tokens = a_cluster(api)
+    approver = an_approver(api)
+    approver.handle(api.add(REQUESTS + "/first", first_csr(tokens["w1"], name="first")))
+    first = issue(api, "first")
+    # The certificate is known as soon as it is asked with, whether or not its event has been seen.
+    approver.handle(api.add(REQUESTS + "/second", asks_with(first, "second")))
+    assert verdict(api, "second") == ("Approved", "NodeRenews")
+    second = issue(api, "second")
+    assert approver.handle(api.objects[REQUESTS + "/second"]).verb == "ignore"
+    record = NodeRecord.from_object(api.get(record_path("w1")))
+    assert record.credentials == (first, second)
+    for name in [path for path in api.objects if path.startswith(REQUESTS)]:
+        del api.objects[name]  # requests are kept for an hour
+    approver.handle(api.add(REQUESTS + "/third", asks_with(second, "third")))
+    assert verdict(api, "third") == ("Approved", "NodeRenews")
+    stranger = a_certificate("an earlier join's")[1]
+    approver.handle(api.add(REQUESTS + "/old", asks_with(stranger, "old")))
+    assert verdict(api, "old") == ("Denied", "CertificateSuperseded")
+
+
+def test_what_a_stranger_was_given_is_not_learned() -> None:
+    """A certificate of another key than the join's, or asked for with an unknown one, never counts."""
+    api = FakeKubernetes()
+    tokens = a_cluster(api)
+    approver = an_approver(api)
+    approver.handle(api.add(REQUESTS + "/first", first_csr(tokens["w1"], name="first")))
+    first = issue(api, "first")
+    requests = {
+        "earlier": first_csr("zzzzzz", key=7, name="earlier"),
+        "renewed": asks_with("0" * 64, "renewed"),
+        "junk": dict(first_csr(tokens["w1"], name="junk"), status={"certificate": "!"}),
+    }
+    for name, request in requests.items():
+        stored = api.add(REQUESTS + "/" + name, request)
+        if name != "junk":
+            issue(api, name)
+            stored = api.get(REQUESTS + "/" + name)
+        assert approver.handle(stored).verb == "ignore"
+    approver.handle(api.get(REQUESTS + "/first"))
+    record = NodeRecord.from_object(api.get(record_path("w1")))
+    assert record.credentials == (first,)
 
 
 def test_a_request_waits_for_its_record_and_is_then_approved() -> None:
