@@ -1,8 +1,11 @@
 """One HTTP request and its answer, with every size and time bounded. Knows routes as little as the listener."""
 
+import hashlib
+import http.client
 import http.server
 import json
 import ssl
+import time
 import urllib.parse
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional
@@ -10,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional
 if TYPE_CHECKING:
     from freehold_bootstrap.listener import Connection, Listener
 
+LONGEST_HEAD = 32 * 1024
+"""Bytes of all headers of a request; the parser alone would take a hundred of 64 KiB each."""
 LONGEST_BODY = 64 * 1024
 """Bytes; the largest honest one, a join with facts, has a few thousand."""
 
@@ -47,6 +52,16 @@ class Exchange:
             for name, value in relative:
                 subject.setdefault(name, []).append(value)
         return subject
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 (hex) of the client's verified certificate; empty without one."""
+        shown = self._handler.secure.getpeercert(binary_form=True)
+        return hashlib.sha256(shown).hexdigest() if shown else ""
+
+    def certificate_age(self) -> float:
+        """Return the seconds since the beginning of the certificate's validity; 0 without one."""
+        begins: Any = (self._handler.secure.getpeercert() or {}).get("notBefore")
+        return time.time() - ssl.cert_time_to_seconds(begins) if begins else 0.0
 
     def begin(self, status: int, length: int, headers: Optional[Mapping[str, str]] = None) -> None:
         """Send the head of an answer whose body has `length` bytes."""
@@ -86,6 +101,34 @@ class Exchange:
         self.answer(status, body, {"Content-Type": "application/json", **(headers or {})})
 
 
+class _Bounded:
+    """A connection's reader whose request heads have a bound as a whole, not only each line."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._left: Optional[int] = None
+        self.peek, self.read, self.close = stream.peek, stream.read, stream.close
+
+    @property
+    def closed(self) -> bool:
+        return bool(self._stream.closed)
+
+    def next_request(self) -> None:
+        """A request line follows; it has a bound of its own."""
+        self._left = None
+
+    def readline(self, limit: int = -1) -> bytes:
+        """Return the next line. Raises LineTooLong, which the parser answers, when a head is too large."""
+        line: bytes = self._stream.readline(limit)
+        if self._left is None:
+            self._left = LONGEST_HEAD
+        else:
+            self._left -= len(line)
+            if self._left < 0:
+                raise http.client.LineTooLong("header")
+        return line
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     """Parses requests of one connection with the standard library's parser, and bounds what that leaves open."""
 
@@ -98,6 +141,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.listener = listener
         super().__init__(secure, (peer.source, 0), None)  # type: ignore[arg-type]
 
+    def setup(self) -> None:
+        super().setup()
+        self.reader = _Bounded(self.rfile)
+        self.rfile = self.reader  # type: ignore[assignment]
+
     def handle(self) -> None:
         self.close_connection = True
         first = True
@@ -105,8 +153,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.listener.awaiting_request(self.peer, first, known=bool(self.secure.getpeercert()))
             # The janitor, not this timeout, ends who waits: a read may take as long as the deadline says.
             self.secure.settimeout(None)
-            if not self.rfile.peek(1):  # type: ignore[attr-defined]
+            if not self.reader.peek(1):
                 return
+            self.reader.next_request()
             if not first:
                 self.listener.receiving(self.peer)
             first = False
@@ -136,9 +185,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.command != "POST" and announced:
             self.send_error(HTTPStatus.BAD_REQUEST, "this request takes no body")
             return
+        try:
+            exchange = Exchange(self, body)
+        except ValueError:
+            self.send_error(HTTPStatus.BAD_REQUEST, "this is no path")
+            return
         self.listener.received(self.peer)
         self.secure.settimeout(self.listener.stall)
-        self.listener.answer(Exchange(self, body))
+        self.listener.answer(exchange)
 
     def send_error(
         self,

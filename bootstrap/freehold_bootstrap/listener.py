@@ -27,8 +27,8 @@ class Limits:
     """How much of us anybody may take."""
 
     connections: int = 512
-    per_source: int = 64
-    """Connections of one address; whole sites may stand behind one."""
+    per_source: int = 256
+    """Connections of one address, without those of nodes; whole sites may stand behind one."""
     handshake: float = 5.0
     """Seconds for the TLS handshake."""
     request: float = 10.0
@@ -47,6 +47,8 @@ class Connection:
         self.source = source
         self.deadline: Optional[float] = deadline
         self.idle = True
+        self.counted = True
+        """Is one of its address' share."""
 
     def end(self) -> None:
         """Wake whoever blocks on it; its own thread then closes it."""
@@ -123,17 +125,12 @@ class Listener:
         connection = Connection(stream, source, self._clock() + self._limits.handshake)
         with self._lock:
             self.counters["accepted"] += 1
-            full = self._sources[source] >= self._limits.per_source
-            if full:
-                self.counters["refused: source"] += 1
+            full = False
+            if self._sources[source] >= self._limits.per_source:
+                # Its own oldest makes room: an honest machine may share the address with who holds them.
+                full = not self._evict("source", self._sources[source], self._limits.per_source, source)
             elif len(self._connections) >= self._limits.connections:
-                victim = next((held for held in self._connections.values() if held.idle), None)
-                # Who is evicted needs a moment to leave; what is leaving must not pile up without bound.
-                full = victim is None or len(self._connections) >= 2 * self._limits.connections
-                self.counters["refused: full" if full else "evicted"] += 1
-                if victim is not None and not full:
-                    victim.idle = False
-                    victim.end()
+                full = not self._evict("full", len(self._connections), self._limits.connections)
             if not full:
                 self._connections[id(connection)] = connection
                 self._sources[source] += 1
@@ -146,6 +143,19 @@ class Listener:
             self._forget(connection)
             stream.close()
             self.count("refused: threads")
+
+    def _evict(self, why: str, held: int, limit: int, source: str = "") -> bool:
+        """End the longest idle connection (of that address); tell whether a new one may come in its place."""
+        connections = self._connections.values()
+        victim = next((each for each in connections if each.idle and source in ("", each.source)), None)
+        # Who is evicted needs a moment to leave; what is leaving must not pile up without bound.
+        if victim is None or held >= 2 * limit:
+            self.counters["refused: " + why] += 1
+            return False
+        self.counters["evicted"] += 1
+        victim.idle = False
+        victim.end()
+        return True
 
     def _serve(self, connection: Connection) -> None:
         stream: socket.socket = connection.stream
@@ -191,6 +201,10 @@ class Listener:
     def awaiting_request(self, connection: Connection, first: bool, known: bool) -> None:
         """The connection may now send a request; `known` clients are not the ones to make room."""
         connection.idle = not known
+        if known and connection.counted:
+            # A site's nodes each hold a long poll: they are not to use up the share of those who want to join.
+            with self._lock:
+                self._uncount(connection)
         connection.deadline = self._clock() + (self._limits.request if first else self._limits.idle)
 
     def receiving(self, connection: Connection) -> None:
@@ -205,6 +219,12 @@ class Listener:
     def _forget(self, connection: Connection) -> None:
         with self._lock:
             self._connections.pop(id(connection), None)
+            self._uncount(connection)
+
+    def _uncount(self, connection: Connection) -> None:
+        """Take a connection out of its address' share; the lock is held."""
+        if connection.counted:
+            connection.counted = False
             self._sources[connection.source] -= 1
             if self._sources[connection.source] <= 0:
                 del self._sources[connection.source]

@@ -3,15 +3,17 @@
 An Event that cannot be written never stops a join: the journal has it.
 """
 
+import hashlib
 from datetime import datetime, timezone
 from typing import Any, Dict
 
-from freehold_agent.machine.kubernetes_api import ApiError, KubernetesApi
+from freehold_agent.machine.kubernetes_api import ApiError, Conflict, KubernetesApi
 from freehold_bootstrap import journal
 from freehold_bootstrap.identities import NAMESPACE
 from freehold_bootstrap.tokens import JoinTokenRecord, join_token_name
 
 EVENTS = "/api/v1/namespaces/" + NAMESPACE + "/events"
+REFUSED = "JoinRefused"
 
 
 class Audit:
@@ -25,6 +27,8 @@ class Audit:
         journal.notice(message, reason=reason, token=record.id, node=record.node, source=source)
         try:
             self._api.create(EVENTS, _event(record, reason, "{} (from {})".format(message, source)))
+        except Conflict:
+            pass
         except (ApiError, OSError) as error:
             journal.warning("event not written", error=str(error))
 
@@ -36,14 +40,19 @@ class Audit:
 def _event(record: JoinTokenRecord, reason: str, message: str) -> Dict[str, Any]:
     now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     name = join_token_name(record.id)
+    metadata = {"generateName": name + ".", "namespace": NAMESPACE}
+    if reason == REFUSED:
+        # The same refusal again is the same Event: a thief may not fill the cluster with them.
+        digest = hashlib.sha256(message.encode()).hexdigest()[:16]
+        metadata = {"name": "{}.{}".format(name, digest), "namespace": NAMESPACE}
     return {
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"generateName": name + ".", "namespace": NAMESPACE},
+        "metadata": metadata,
         "involvedObject": {"apiVersion": "v1", "kind": "Secret", "name": name, "namespace": NAMESPACE},
         "reason": reason,
         "message": message,
-        "type": "Warning" if reason == "JoinRefused" else "Normal",
+        "type": "Warning" if reason == REFUSED else "Normal",
         "firstTimestamp": now,
         "lastTimestamp": now,
         "count": 1,

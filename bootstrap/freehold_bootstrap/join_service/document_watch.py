@@ -4,7 +4,7 @@ import threading
 import time
 from typing import Any, Dict, Mapping, Optional, Tuple
 
-from freehold_agent.machine.kubernetes_api import ApiError, KubernetesApi
+from freehold_agent.machine.kubernetes_api import KubernetesApi
 from freehold_bootstrap import journal
 from freehold_bootstrap.documents import document_name, generation_of, text_of
 from freehold_bootstrap.node_record import RECORD_LABEL, RECORDS
@@ -67,13 +67,16 @@ class DocumentWatch:
                 self._known.notify_all()
 
     def _run(self) -> None:
-        pause = 0.1
+        pause, said = 0.1, ""
         while True:
             try:
                 self.follow()
-                pause = 0.1
-            except (ApiError, OSError) as error:
-                journal.warning("documents are read again", error=str(error))
+                pause, said = 0.1, ""
+            except Exception as error:  # noqa: BLE001 a watch cut off in the middle of a line must not end this one
+                text = "{}: {}".format(type(error).__name__, error)
+                if text != said:  # the API server is not up yet, our rights are not there yet: each news once
+                    journal.warning("documents are read again", error=text)
+                    said = text
                 time.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
 

@@ -7,17 +7,18 @@ no HTTP.
 import hashlib
 import ipaddress
 import json
+import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Callable, Mapping, Optional, Tuple, TypeVar
 
 from freehold_agent.contract.join_document import BootstrapCredential, JoinDocument
 from freehold_agent.machine.kubernetes_api import Conflict, KubernetesApi, NotFound
-from freehold_bootstrap import node_admission, tokens
+from freehold_bootstrap import node_admission, node_record, tokens
 from freehold_bootstrap.cluster_settings import ClusterSettings
 from freehold_bootstrap.errors import AdmissionTimeout, BootstrapError, Refused
 from freehold_bootstrap.identities import NAMESPACE
-from freehold_bootstrap.join_service.audit import Audit
+from freehold_bootstrap.join_service.audit import REFUSED, Audit
 from freehold_bootstrap.join_service.failure_limit import FailureLimit
 from freehold_bootstrap.node_admission import NodeRequest
 from freehold_bootstrap.tokens import JOIN_TOKENS, JoinTokenRecord
@@ -25,6 +26,8 @@ from freehold_bootstrap.tokens import JOIN_TOKENS, JoinTokenRecord
 SETTINGS = "/api/v1/namespaces/" + NAMESPACE + "/configmaps/cluster-settings"
 SETTINGS_KEY = "settings"
 _ATTEMPTS = 8
+_LOOKS, _PAUSE = 10, 0.1
+"""How often, and after how many seconds, to look whether a new certificate has been written down."""
 _NEW_ONE = "make a new one with `freehold token create`"
 
 T = TypeVar("T")
@@ -51,7 +54,8 @@ class JoinRequest:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise Refused("bad-request", "the request is not a join: {node, addresses, facts}") from None
         texts = (request.node, request.claim, *request.addresses)
-        if not all(isinstance(text, str) and len(text) <= 512 for text in texts):
+        # Printable: what JSON can say and UTF-8 cannot is not.
+        if not all(isinstance(text, str) and len(text) <= 512 and text.isprintable() for text in texts):
             raise Refused("bad-request", "node, claim and addresses are short texts")
         if len(request.addresses) > 16:
             raise Refused("bad-request", "a node has at most 16 addresses")
@@ -96,7 +100,9 @@ class Joining:
         """Return a bootstrap credential for the node that this token has admitted. Raises as `join`."""
         record = self._claimed(token, request, source)
         given = self._admitted(
-            record, source, lambda: node_admission.bootstrap_credential(self._api, record.node, self._now())
+            record,
+            source,
+            lambda: node_admission.bootstrap_credential(self._api, record.node, self._now(), same_key=True),
         )
         self._audit.about_token(record, "CredentialIssued", "bootstrap credential issued", source)
         return given
@@ -105,13 +111,31 @@ class Joining:
         """Remove what is left of a join; asked for by the node itself, with its certificate."""
         node_admission.finish(self._api, node)
 
-    def exists(self, node: str) -> bool:
-        """Tell whether there is a Node of that name. Raises ApiError, OSError."""
+    def is_member(self, node: str, credential: str, fresh: bool) -> bool:
+        """Tell whether a certificate (its fingerprint) is that of a node which exists.
+
+        `fresh`: it was issued minutes ago. Raises AdmissionTimeout while the controller may still be writing it
+        down, ApiError, OSError.
+        """
         try:
             found = self._api.get(node_admission.NODES + "/" + node)
         except NotFound:
             return False
-        return not found["metadata"].get("deletionTimestamp")
+        record = node_record.read(self._api, node)
+        if found["metadata"].get("deletionTimestamp") or record is None:
+            return False
+        if record.node_uid != found["metadata"]["uid"]:
+            return False
+        for _ in range(_LOOKS if fresh else 0):
+            if record is None or record.knows(credential):
+                break
+            time.sleep(_PAUSE)
+            record = node_record.read(self._api, node)
+        if record is not None and record.knows(credential):
+            return True
+        if fresh:
+            raise AdmissionTimeout("this certificate is not known yet")
+        return False
 
     def release(self) -> None:
         """Close this thread's connection to the API server: a thousand long polls are not to hold one each."""
@@ -128,7 +152,8 @@ class Joining:
             try:
                 self._judge(record, request, claim, source)
             except Refused as refused:
-                self._audit.about_token(record, "JoinRefused", refused.message, source)
+                self._failures.failed(source)
+                self._audit.about_token(record, REFUSED, refused.message, source)
                 raise
             if record.claim:
                 return record
@@ -173,7 +198,8 @@ class Joining:
             raise Refused(
                 "other-node", "this join token is for another node than {!r}".format(request.node[:80])
             )
-        if record.claim and record.claim != claim:
+        # The claim is no secret (clones of a machine share its ids), so the address has to be the same, too.
+        if record.claim and (record.claim, record.claimed_from) != (claim, source):
             raise Refused("used", "this join token was used by another machine", hint=_NEW_ONE)
         self._addresses(record, request, source)
 
@@ -194,7 +220,7 @@ class Joining:
         try:
             return admission()
         except Refused as refused:
-            self._audit.about_token(record, "JoinRefused", refused.message, source)
+            self._audit.about_token(record, REFUSED, refused.message, source)
             raise
 
     def _settings(self) -> ClusterSettings:

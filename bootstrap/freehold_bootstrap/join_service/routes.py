@@ -12,6 +12,7 @@ Tokens are read from `Authorization: Bearer` only, and never logged.
 """
 
 import contextlib
+import math
 import threading
 from typing import Callable, Dict, Iterator
 
@@ -28,6 +29,9 @@ LONGEST_WAIT = 300.0
 """Seconds of a long poll."""
 JOINS = 16
 """At the same time: each is a few requests to the API server."""
+KNOWN_AFTER = 600.0
+"""Seconds after the beginning of a certificate's validity (the signer dates it back by 300) until which the
+controller may not have written it down."""
 TURN = 20.0
 """Seconds to wait for a place among them."""
 
@@ -62,7 +66,8 @@ class Routes:
             self._route(exchange)
         except Refused as refused:
             message = refused.message + ("; " + refused.hint if refused.hint else "")
-            exchange.refuse(STATUS.get(refused.reason, 403), refused.reason, message)
+            status = STATUS.get(refused.reason, 403)
+            exchange.refuse(status, refused.reason, message, {"Retry-After": "1"} if status == 429 else None)
         except AdmissionTimeout as error:
             exchange.refuse(503, "not-ready", error.message, {"Retry-After": "1"})
         except (ApiError, OSError) as error:
@@ -105,17 +110,19 @@ class Routes:
 
     def _finish(self, exchange: Exchange) -> None:
         name = _node(exchange)
-        self._require_exists(name)
+        self._require_member(exchange, name)
         self._joining.finish(name)
         exchange.answer_json(200, {})
 
     def _document(self, exchange: Exchange, name: str) -> None:
         if _node(exchange) != name:
             raise Refused("other-node", "a node reads its own document only")
-        self._require_exists(name)
+        self._require_member(exchange, name)
         try:
             generation = int(exchange.query.get("generation", "0"))
             wait = min(max(float(exchange.query.get("wait", "0")), 0.0), LONGEST_WAIT)
+            if math.isnan(wait):
+                raise ValueError("no time to wait")
         except ValueError:
             raise Refused("bad-request", "generation and wait are numbers") from None
         try:
@@ -123,7 +130,7 @@ class Routes:
         except LookupError as error:
             raise AdmissionTimeout(str(error)) from None
         if wait:
-            self._require_exists(name)
+            self._require_member(exchange, name)
         if found is None:
             exchange.answer(204, b"")
         else:
@@ -139,11 +146,13 @@ class Routes:
         finally:
             self._joins.release()
 
-    def _require_exists(self, name: str) -> None:
+    def _require_member(self, exchange: Exchange, name: str) -> None:
         """Raise Refused for a node that was removed: its certificate is valid for days to come."""
-        there = self._joining.exists(name)
+        member = self._joining.is_member(
+            name, exchange.fingerprint(), exchange.certificate_age() < KNOWN_AFTER
+        )
         self._joining.release()  # a long poll may follow
-        if not there:
+        if not member:
             raise Refused("node-removed", "node {} was removed from the cluster".format(name))
 
 

@@ -15,10 +15,11 @@ from freehold_agent.contract.join_document import JoinDocument, Network
 from freehold_agent.machine.kubernetes_api import Conflict
 from freehold_bootstrap import documents, node_record, tokens
 from freehold_bootstrap.cluster_settings import ClusterSettings
+from freehold_bootstrap.errors import Refused
 from freehold_bootstrap.join_service.audit import EVENTS, Audit
 from freehold_bootstrap.join_service.document_watch import DocumentWatch
 from freehold_bootstrap.join_service.failure_limit import FAILURES, FailureLimit
-from freehold_bootstrap.join_service.joining import SETTINGS, Joining
+from freehold_bootstrap.join_service.joining import SETTINGS, Joining, JoinRequest
 from freehold_bootstrap.join_service.routes import Routes
 
 NOW = datetime.fromisoformat("2026-11-23T08:00:00+00:00")
@@ -214,6 +215,8 @@ def test_addresses(house: House) -> None:
         b'{"node": "w1", "addresses": {"a": 1}}' * 2,
         b'{"node": "w1", "facts": 3}',
         b'{"node": "w1", "claim": {"a": 1}}',
+        b'{"node": "w1", "claim": "\\ud800"}',
+        b'{"node": "w1", "claim": "a\\u0000b"}',
         b"\xff\xfe",
         b"[" * 30000,
         json.dumps({"node": "w" * 600}).encode(),
@@ -241,6 +244,31 @@ def test_guessing_is_slowed_down(house: House) -> None:
     assert house.join(wrong).status == 429
     assert house.join(house.token()).status == 429
     assert len([call for call in house.api.calls[calls:] if call[0] == "get"]) == 0
+
+
+def test_beside_a_thief_an_honest_machine_still_gets_its_turn(house: House) -> None:
+    """Once a second an address that failed too often may try again: a whole site may stand behind it."""
+    now = [0.0]
+    limit = FailureLimit(lambda: now[0])
+    for _ in range(FAILURES):
+        assert not limit.exceeded("a")
+        limit.failed("a")
+    assert limit.exceeded("a")
+    for _ in range(5):
+        now[0] += 1.0
+        assert [limit.exceeded("a") for _ in range(3)] == [False, True, True]
+        limit.failed("a")
+    now[0] += 60.0
+    assert [limit.exceeded("a") for _ in range(3)] == [False] * 3
+
+
+def test_a_thief_does_not_fill_the_cluster(house: House) -> None:
+    """The same refusal of the same token is one Event, and too many of them are slowed down as wrong tokens are."""
+    token = house.token()
+    house.join(token)
+    statuses = [house.join(token, claim="thief").status for _ in range(FAILURES + 5)]
+    assert statuses[-1] == 429
+    assert house.reasons().count("JoinRefused") == 1
 
 
 def test_when_the_api_server_fails_it_is_503_and_says_nothing_of_it(house: House) -> None:
@@ -286,8 +314,17 @@ def joined(house: House) -> House:
     token = house.token()
     house.join(token)
     house.join(token, path="/v1/credential")
+    knows(house, None)
     house.watch.start()
     return house
+
+
+def knows(house: House, credentials: Any) -> None:
+    """Let the record of w1 know these certificates; None: any."""
+    stored = node_record.read_object(house.api, "w1")
+    assert stored is not None
+    record = node_record.NodeRecord.from_object(stored)
+    node_record.write(house.api, dataclasses.replace(record, credentials=credentials), stored)
 
 
 def document(
@@ -303,6 +340,8 @@ def test_a_node_reads_its_own_document(joined: House, node_certificate: Any) -> 
     assert JoinDocument.loads(answer.body).node == "w1"
     assert document(joined, certificate, "?generation=1").status == 204
     assert document(joined, certificate, "?generation=x").status == 400
+    # Not a number that time could ever reach: it would be waited for without a pause.
+    assert document(joined, certificate, "?generation=1&wait=nan").status == 400
 
 
 def test_a_new_document_ends_the_long_poll(joined: House, node_certificate: Any) -> None:
@@ -365,6 +404,49 @@ def test_a_removed_node_gets_nothing_though_its_certificate_lives(
         "node-removed",
     )
     assert joined.ask("POST", "/v1/finish", b"", certificate=certificate).status == 410
+
+
+def test_the_certificate_of_an_earlier_machine(joined: House, node_certificate: Any) -> None:
+    """A name that joined again was somebody else's: that one's certificate reads nothing; a new one is waited for."""
+    certificate = node_certificate("system:node:w1")
+    knows(joined, ("another",))
+    assert (document(joined, certificate).status, document(joined, certificate).reason) == (503, "not-ready")
+    assert not joined.joining.is_member("w1", "old", fresh=False)
+    assert joined.joining.is_member("w1", "another", fresh=False)
+    joined.api.delete("/api/v1/nodes/w1")
+    joined.api.add("/api/v1/nodes/w1", {"metadata": {"name": "w1"}})
+    assert not joined.joining.is_member("w1", "another", fresh=True), "a namesake that nobody admitted"
+
+
+def test_a_watch_that_breaks_off_in_the_middle_of_a_line(house: House) -> None:
+    """Whatever ends the watch of documents, it begins anew: nodes go on getting theirs."""
+    token = house.token()
+    house.join(token)
+    calls: List[int] = []
+    watch = house.api.watch
+
+    def broken(*arguments: Any, **query: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise ValueError("Unterminated string")
+        return watch(*arguments, **query)
+
+    house.api.watch = broken  # type: ignore[method-assign]
+    house.watch.start()
+    assert house.watch.wait("w1", 0, 10) is not None
+    current = JoinDocument.loads(house.join(token).body)
+    documents.publish(house.api, dataclasses.replace(current, endpoints=("https://10.0.0.9:6443",)))
+    assert house.watch.wait("w1", 1, 10) is not None
+
+
+def test_a_replayed_join(house: House) -> None:
+    """Who knows token and claim, but comes from elsewhere, is another machine."""
+    token = house.token()
+    request = JoinRequest("w1", (), "machine-1")
+    house.joining.join(token, request, "10.0.0.3")
+    with pytest.raises(Refused, match="another machine"):
+        house.joining.join(token, request, "10.0.0.9")
+    house.joining.join(token, request, "10.0.0.3")
 
 
 def test_a_node_closes_its_join(joined: House, node_certificate: Any) -> None:

@@ -76,6 +76,7 @@ def test_names_of_the_certificate_are_verified(serve: Callable[..., Served], clu
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999999999999999\r\n\r\n", b"413"),
         (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", b"411"),
         (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nabcde", b"400"),
+        (b"GET http://[/ HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
         (b"GET / HTTP/9.9\r\n\r\n", b"505"),
         (b"\x00\xff\xfe\r\n\r\n", b"400"),
         (b"DELETE / HTTP/1.1\r\nHost: x\r\n\r\n", b"501"),
@@ -181,15 +182,48 @@ def test_a_machine_with_a_certificate_keeps_its_place(
 
 
 def test_one_source_has_its_share(serve: Callable[..., Served], client: Callable[..., Client]) -> None:
-    """Beyond its share an address is closed at once, and served again when it has let go."""
+    """Beyond its share an address' longest idle connection makes room, and no other address'."""
     served = serve(hello, limits=Limits(per_source=2))
-    with client(served) as first, client(served) as second:
-        assert first.ask("GET", "/").status == second.ask("GET", "/").status == 200
-        with client(served) as third, pytest.raises(OSError, match=r"(?i)reset|eof|broken|closed"):
-            third.ask("GET", "/")
+    with client(served) as first, client(served) as second, client(served) as third:
+        for each in (first, second, third):
+            assert each.ask("GET", "/").status == 200
+        assert served.listener.counters["evicted"] == 1
+        until(lambda: len(served.listener._connections) == 2)
+        assert second.ask("GET", "/").status == 200
+        with pytest.raises(OSError, match=r"(?i)reset|eof|broken|closed|without response"):
+            first.ask("GET", "/")
+
+
+def test_nodes_do_not_use_up_the_share_of_their_site(
+    serve: Callable[..., Served], client: Callable[..., Client], node_certificate: Any
+) -> None:
+    """Long polls of a hundred nodes behind one address leave room for those who want to join from there."""
+    served = serve(hello, limits=Limits(per_source=2))
+    certificate = node_certificate("system:node:w1")
+    with contextlib.ExitStack() as site:
+        for _ in range(6):
+            node = site.enter_context(client(served, certificate))
+            assert node.ask("GET", "/").status == 200
+        with client(served) as stranger:
+            assert stranger.ask("GET", "/").status == 200
+        assert node.ask("GET", "/").status == 200
+        assert served.listener.counters["evicted"] == 0
     until(lambda: not served.listener._connections)
-    with client(served) as again:
-        assert again.ask("GET", "/").status == 200
+    assert not served.listener._sources
+
+
+def test_a_head_is_bounded_as_a_whole(serve: Callable[..., Served], cluster_pki: Any) -> None:
+    """Many long headers are refused long before they fill our memory, and the next request starts anew."""
+    served = serve(hello)
+    with raw(served, cluster_pki) as stream:
+        for _ in range(3):
+            stream.sendall(b"GET / HTTP/1.1\r\n" + (b"X: " + b"y" * 9000 + b"\r\n") * 3 + b"\r\n")
+            answer = b""
+            while not answer.endswith(b"hello "):
+                answer += stream.recv(4096)
+            assert answer.startswith(b"HTTP/1.1 200")
+        stream.sendall(b"GET / HTTP/1.1\r\n" + (b"X: " + b"y" * 9000 + b"\r\n") * 4)
+        assert said(stream).startswith(b"HTTP/1.1 431")
 
 
 def test_a_port_in_use_is_an_error_of_the_start(serve: Callable[..., Served]) -> None:
