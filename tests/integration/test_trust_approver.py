@@ -121,3 +121,17 @@ def test_an_unadmitted_node_gets_nothing(plane: ControlPlane) -> None:
     name = create_request(plane.api(pair), pretender.client_pem(next_key()))
     plane.requests.wait(lambda objects: name in objects)
     assert conditions(plane.requests.get(name)) == {}, "its record may still be on its way"
+
+
+def test_renewals_follow_one_another(plane: ControlPlane) -> None:
+    """Each certificate renews, the one before it still does, and both may ask for a serving certificate."""
+    machine = judged.with_certificate(plane)
+    first = machine.credential
+    for _ in range(3):
+        key = next_key()
+        previous = machine.credential
+        machine.certified(create_request(machine.api(), machine.client_pem(key)), key)
+        assert machine.credential != previous
+        assert outcome(plane, serving_request(machine)) == (judged.APPROVED, "NodeServes")
+    machine.credential = first
+    assert outcome(plane, serving_request(machine)) == (judged.APPROVED, "NodeServes")
