@@ -8,13 +8,16 @@ import gevent.monkey
 
 gevent.monkey.patch_all()
 
-import sys  # noqa: E402 - nothing may come before the patch
+import signal  # noqa: E402 - nothing may come before the patch
+import sys  # noqa: E402
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
     from freehold_installer.cli import run
 
+    # Both end a run in order, from its first moment on.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(sys.argv[1:]))
 
 
