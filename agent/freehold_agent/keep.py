@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
 from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import DocumentError, JoinDocument
@@ -26,6 +26,7 @@ from freehold_agent.machine import files
 from freehold_agent.machine.lock import LockBusyError, converge_lock
 from freehold_agent.machine.programs import ProgramFailed
 from freehold_agent.machine.systemd import SystemdError, notify
+from freehold_agent.records import Record
 from freehold_agent.store import HashCache
 
 INTERVAL = 60.0
@@ -48,6 +49,12 @@ class NotJoinedError(AgentError):
     """The machine has no document or no certificate: there is nothing to keep."""
 
     kind = "input"
+
+
+class BehindError(AgentError):
+    """The machine was given a newer release than this node's document names: an apply is on its way, or ended there."""
+
+    kind = "locked"
 
 
 def to_journal(level: int, message: str) -> None:
@@ -82,6 +89,11 @@ class Keeper:
         try:
             changes = repair(self._host, self._tell)
         except (Locked, LockBusyError):
+            return BUSY_PAUSE
+        except BehindError as error:
+            if self._outcome.get("state") != "waiting":
+                self._log(NOTICE, str(error))
+            self._remember("waiting", str(error), [])
             return BUSY_PAUSE
         except (AgentError, SystemdError, ProgramFailed, DocumentError, OSError) as error:
             hint = getattr(error, "hint", "")
@@ -124,8 +136,8 @@ class Keeper:
 def repair(host: Host, progress: Callable[[Dict[str, Any]], None]) -> List[Change]:
     """Bring this node to what its document says, once, and return what changed.
 
-    Raises NotJoinedError on a machine that is no node, LockBusyError at once while another run changes it, and what
-    `converge` raises.
+    Raises NotJoinedError on a machine that is no node, LockBusyError at once while another run changes it,
+    BehindError while this node's document is older than the machine, and what `converge` raises.
     """
     with host.lock(timeout=0):
         document = read_document(host.root)
@@ -136,12 +148,28 @@ def repair(host: Host, progress: Callable[[Dict[str, Any]], None]) -> List[Chang
         # A join that was killed may have left it; it is of no use once the certificate is there.
         files.remove(host.root + paths.BOOTSTRAP_KUBECONFIG)
         facts = host.facts()
+        _refuse_the_way_back(host, document, facts)
         resources = desired_node(document, facts)
         with _fetching(document) as deliver:
             changes = list(host.converge(resources, ROLE, deliver, progress).changes)
         # An apply that was killed may have left bytes that are not durable yet; mostly there are none.
         HashCache(host.root + paths.HASHES).settle()
         return changes
+
+
+def _refuse_the_way_back(host: Host, document: JoinDocument, facts: Mapping[str, Any]) -> None:
+    """Raise BehindError where putting back would put old programs under a new control plane.
+
+    An apply moves a control plane's release first, and writes the document of the node on it seconds later.
+    """
+    used = facts.get("release", "")
+    if used not in ("", document.manifest.directory) and Record("control", host.root + paths.RECORDS).keys:
+        raise BehindError(
+            "the control plane here runs {} and this node's document names {}: waiting for a newer document".format(
+                used, document.manifest.directory
+            ),
+            hint="if no freehold apply is running, run one",
+        )
 
 
 def read_document(root: str = "") -> JoinDocument:

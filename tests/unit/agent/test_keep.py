@@ -64,7 +64,9 @@ class Node:
         assert timeout == 0
         yield
 
-    def _converge(self, _resources: Any, owner: str, _deliver: Any, progress: Any) -> Summary:
+    def _converge(
+        self, _resources: Any, owner: str, _deliver: Any, progress: Any, _only: Any = None
+    ) -> Summary:
         assert owner == "node"
         self.looks += 1
         if self.error:
@@ -88,6 +90,28 @@ def test_a_quiet_node_is_silent_and_writes_once(node: Node) -> None:
     after = node.path(STATUS).stat()
     assert node.log == []
     assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
+
+
+def test_an_old_document_never_takes_a_control_plane_back(node: Node) -> None:
+    """While an apply has moved the control plane's release and not yet this node's document, nothing is put back."""
+    newer = {**lab(), "release": "1.99.0-abc"}
+    node.host = dataclasses.replace(node.host, facts=lambda: newer)
+    node.keeper = Keeper(node.host, lambda level, text: node.log.append((level, text)))
+    records = node.path(paths.RECORDS)
+    records.mkdir(parents=True)
+    content = {
+        "version": 1,
+        "owner": "control",
+        "entries": [{"key": "link:/opt/freehold/current", "before": {}}],
+    }
+    (records / "control.json").write_text(json.dumps(content))
+    assert [node.keeper.round() for _ in range(3)] == [BUSY_PAUSE] * 3
+    assert node.looks == 0
+    assert [level for level, _ in node.log] == [keep.NOTICE], "said once"
+    assert json.loads(node.path(STATUS).read_text())["state"] == "waiting"
+    (records / "control.json").unlink()
+    node.keeper.round()
+    assert node.looks > 0, "on a worker its own document is what moves the release"
 
 
 def test_a_repair_is_one_line(node: Node) -> None:
