@@ -64,20 +64,16 @@ def check_free(api: KubernetesApi, name: str, addresses: Sequence[str]) -> None:
 
     Of two nodes that recorded it at the same time the one whose name comes first has it. Raises ApiError, OSError.
     """
-    wanted = {ipaddress.ip_address(address) for address in addresses}
-    selector = node_record.RECORD_LABEL + "=node"
-    listed = api.list(node_record.RECORDS, labelSelector=selector)["items"]
-    records = {record.node: record for record in map(NodeRecord.from_object, listed)}
-    for other in records.values():
-        shared = wanted & {ipaddress.ip_address(address) for address in other.addresses}
-        if other.node == name or not shared or _node(api, other.node) is None:
-            continue
-        if name < other.node and _has_recorded(api, records.get(name), wanted):
-            continue
-        raise Refused(
-            "address-in-use",
-            "{} is the address of node {}".format(sorted(map(str, shared))[0], other.node),
-        )
+    for address in addresses:
+        selector = "{}=node,{}".format(node_record.RECORD_LABEL, node_record.address_label(address))
+        listed = api.list(node_record.RECORDS, labelSelector=selector)["items"]
+        records = {record.node: record for record in map(NodeRecord.from_object, listed)}
+        for other in records.values():
+            if other.node == name or _node(api, other.node) is None:
+                continue
+            if name < other.node and _is_recorded(api, records.get(name)):
+                continue
+            raise Refused("address-in-use", "{} is the address of node {}".format(address, other.node))
 
 
 def forget_addresses(api: KubernetesApi, name: str) -> None:
@@ -88,12 +84,10 @@ def forget_addresses(api: KubernetesApi, name: str) -> None:
             node_record.write(api, dataclasses.replace(NodeRecord.from_object(stored), addresses=()), stored)
 
 
-def _has_recorded(api: KubernetesApi, record: Optional[NodeRecord], wanted: Any) -> bool:
-    """Tell whether these are already the addresses of a node that exists."""
-    if record is None or not wanted <= {ipaddress.ip_address(address) for address in record.addresses}:
-        return False
-    node = _node(api, record.node)
-    return node is not None and node["metadata"]["uid"] == record.node_uid
+def _is_recorded(api: KubernetesApi, record: Optional[NodeRecord]) -> bool:
+    """Tell whether this is the record of a node that exists."""
+    node = _node(api, record.node) if record is not None else None
+    return record is not None and node is not None and node["metadata"]["uid"] == record.node_uid
 
 
 def _node(api: KubernetesApi, name: str) -> Optional[Dict[str, Any]]:

@@ -11,10 +11,8 @@
 Tokens are read from `Authorization: Bearer` only, and never logged.
 """
 
-import contextlib
 import math
-import threading
-from typing import Callable, Dict, Iterator
+from typing import Callable, Dict
 
 from freehold_agent.machine.kubernetes_api import ApiError
 from freehold_bootstrap import journal
@@ -23,6 +21,7 @@ from freehold_bootstrap.exchange import Exchange
 from freehold_bootstrap.identities import NODE_USER_PREFIX, NODES_GROUP
 from freehold_bootstrap.join_service.document_watch import DocumentWatch
 from freehold_bootstrap.join_service.joining import Joining, JoinRequest
+from freehold_bootstrap.join_service.turns import Turns
 
 DOCUMENTS = "/v1/document/"
 LONGEST_WAIT = 300.0
@@ -32,7 +31,7 @@ JOINS = 16
 KNOWN_AFTER = 600.0
 """Seconds after the beginning of a certificate's validity (the signer dates it back by 300) until which the
 controller may not have written it down."""
-TURN = 20.0
+TURN = 30.0
 """Seconds to wait for a place among them."""
 
 STATUS: Dict[str, int] = {
@@ -58,7 +57,7 @@ class Routes:
     def __init__(self, joining: Joining, documents: DocumentWatch) -> None:
         self._joining = joining
         self._documents = documents
-        self._joins = threading.BoundedSemaphore(JOINS)
+        self._turns = Turns(JOINS, TURN)
 
     def answer(self, exchange: Exchange) -> None:
         """Answer one request; what goes wrong is one sentence and a status, never a traceback."""
@@ -98,14 +97,12 @@ class Routes:
 
     def _join(self, exchange: Exchange) -> None:
         token, request = _bearer(exchange), JoinRequest.from_json(exchange.body)
-        with self._turn():
-            document = self._joining.join(token, request, exchange.source)
+        document = self._turns.run(lambda: self._joining.join(token, request, exchange.source))
         exchange.answer(200, document.dumps(), {"Content-Type": "application/json"})
 
     def _credential(self, exchange: Exchange) -> None:
         token, request = _bearer(exchange), JoinRequest.from_json(exchange.body)
-        with self._turn():
-            given = self._joining.credential(token, request, exchange.source)
+        given = self._turns.run(lambda: self._joining.credential(token, request, exchange.source))
         exchange.answer_json(200, {"token": given.token, "expires": given.expires})
 
     def _finish(self, exchange: Exchange) -> None:
@@ -135,16 +132,6 @@ class Routes:
             exchange.answer(204, b"")
         else:
             exchange.answer(200, found[1].encode(), {"Content-Type": "application/json"})
-
-    @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Wait for one of a few places. Raises AdmissionTimeout when none becomes free."""
-        if not self._joins.acquire(timeout=TURN):
-            raise AdmissionTimeout("too many machines join at this moment")
-        try:
-            yield
-        finally:
-            self._joins.release()
 
     def _require_member(self, exchange: Exchange, name: str) -> None:
         """Raise Refused for a node that was removed: its certificate is valid for days to come."""
