@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
+from tests.support.a_control_plane import a_context, observed_as_wanted
 
 from freehold_agent.contract.resources import Artifact, Directory, File, Unit, difference, key_of
 from freehold_installer.config import loads
 from freehold_installer.desired.cluster import artifacts_in_order, control_plane_resources
-from tests.support.a_control_plane import a_context, observed_as_wanted
 
 GOLDEN = Path(__file__).parent / "golden" / "control_plane_keys.txt"
 

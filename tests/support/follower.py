@@ -21,6 +21,7 @@ class Follower:
         self.objects: Dict[str, Object] = {}
         self.history: List[Tuple[str, Object]] = []
         """(event type, object) in the order of their versions."""
+        self._awaited: Dict[str, List[Tuple[Callable[[Object], bool], threading.Event]]] = {}
         listed = api.list(path)
         for item in listed["items"]:
             self.objects[item["metadata"]["name"]] = item
@@ -36,6 +37,17 @@ class Follower:
                 left = deadline - time.monotonic()
                 assert left > 0, "it never happened; there is {}".format(sorted(self.objects))
                 self._changed.wait(left)
+
+    def wait_for(self, name: str, done: Callable[[Object], bool], timeout: float = 120.0) -> Object:
+        """Return one object once `done(object)`; hundreds may wait at a time. Raises AssertionError."""
+        reached = threading.Event()
+        with self._changed:
+            found = self.objects.get(name)
+            if found is not None and done(found):
+                return found
+            self._awaited.setdefault(name, []).append((done, reached))
+        assert reached.wait(timeout), "it never happened; there is {}".format(self.get(name))
+        return self.objects[name]
 
     def join(self) -> None:
         """Wait for the end of the thread, after that of the API server."""
@@ -71,10 +83,14 @@ class Follower:
 
     def _note(self, kind: str, obj: Object) -> None:
         name = obj["metadata"]["name"]
+        obj["metadata"].pop("managedFields", None)
         with self._changed:
             self.history.append((kind, obj))
             if kind == "DELETED":
                 self.objects.pop(name, None)
             else:
                 self.objects[name] = obj
+                for done, reached in self._awaited.get(name, ()):
+                    if done(obj):
+                        reached.set()
             self._changed.notify_all()

@@ -78,7 +78,7 @@ def inventory_of(lab: Lab, machine: str) -> Inventory:
         }
         for path, file in seen.files.items()
     }
-    found["processes"] = {command: "running" for command in seen.processes.values()}
+    found["processes"] = dict.fromkeys(seen.processes.values(), "running")
     found["links"] = {
         name: {key: value for key, value in link.items() if key in ("mtu", "master", "flags")}
         for name, link in seen.other["links"].items()

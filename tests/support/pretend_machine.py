@@ -227,8 +227,8 @@ def serving_request(machine: Machine, *names: str, pem: bytes = b"") -> str:
 
 def outcome(plane: ControlPlane, name: str) -> Tuple[str, str]:
     """Wait until a request is settled; return (`Approved` or `Denied`, reason)."""
-    plane.requests.wait(lambda objects: settled(objects.get(name)), PATIENCE)
-    return next(iter(conditions(plane.requests.get(name)).items()))
+    found = plane.requests.wait_for(name, settled, PATIENCE)
+    return next(iter(conditions(found).items()))
 
 
 def issued(plane: ControlPlane, name: str) -> bytes:
