@@ -11,6 +11,7 @@ import threading
 import traceback
 from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional, Set
 
+from freehold_agent.caller import end_with_the_caller
 from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import DocumentError, JoinDocument
 from freehold_agent.contract.resources import File, Resource, difference, from_json, key_of
@@ -35,6 +36,7 @@ def main(request: Dict[str, Any]) -> int:
             output.flush()
 
     try:
+        end_with_the_caller(output.fileno())
         status = perform(request, sys.stdin.buffer, tell)
         output.close()
     except BrokenPipeError:  # the caller is gone: nobody reads, nothing to clean up beyond what was recorded
