@@ -63,14 +63,13 @@ def lab(request: pytest.FixtureRequest) -> Lab:
 @pytest.fixture(scope="session")
 def spare_lab() -> Iterator[Lab]:
     """A control plane and a worker of a lab of their own, fresh, for what would harm the cluster; gone afterwards."""
-    spare = Lab.ensure("1+1", f"{TEST_LAB}-spare")
-    if REUSED:
-        spare.fresh()
+    spare = Lab(f"{TEST_LAB}-spare", "1+1")
+    spare.destroy()  # whatever a killed run left
+    spare.up()
     for machine in spare.machines:
         spare.wait_for_ssh(machine)
     yield spare
-    if not REUSED:
-        spare.destroy()
+    spare.destroy()
 
 
 @pytest.fixture(scope="session")
