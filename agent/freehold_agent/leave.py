@@ -20,7 +20,7 @@ from freehold_agent.machine import files
 from freehold_agent.machine.programs import ProgramFailed
 from freehold_agent.machine.systemd import Properties, SystemdError
 from freehold_agent.records import OWNERS, Record
-from freehold_agent.remains import network, processes, trees
+from freehold_agent.remains import iptables, network, processes, trees
 from freehold_agent.store import path_of
 from freehold_agent.this_machine import ThisMachine
 
@@ -82,6 +82,7 @@ class _Leave:
             self._step("namespace", lambda: trees.remove_network_namespaces(machine.run))
             self._step("interface", lambda: network.remove_links(machine.run))
             self._step("table", lambda: network.remove_tables(machine.run))
+            self._step("chain", lambda: iptables.remove_chains(machine.run))
         if owners:
             self._step("slice", self._stop_slices)
             self._step("cgroup", lambda: processes.remove_cgroups(machine.cgroups))
