@@ -38,7 +38,7 @@ def test_killed_node_programs_come_back(
     node = cluster.workers[0]
     before = _containers(echo)
     story = _killed(cluster, node, units)
-    if "freehold-agent" not in units:
+    if "kubelet" in units:
         story.node_is_back(kubectl, node)
     assert _containers(echo) == before, "containers outlive it"
     shell = next(name.partition("/")[2] for name in before if name.startswith(f"{node}/shell"))

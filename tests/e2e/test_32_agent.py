@@ -11,6 +11,7 @@ from tests.support.outside import Snapshot
 from tests.support.whole import nothing_to_apply
 
 from freehold_agent.contract import paths
+from freehold_agent.keep import BUSY_PAUSE
 
 UNIT = "freehold-agent"
 OURS = (
@@ -89,8 +90,10 @@ def test_it_waits_while_somebody_else_works(cluster: Cluster, worker: str) -> No
         worker, f"{holder}; until journalctl -u e2e-lock --output=cat | grep -q held; do sleep 0.1; done"
     )
     try:
-        cluster.run(worker, f"rm {paths.NODE_KUBECONFIG}")
-        _look(cluster, worker)
+        # Longer than the pause between its tries.
+        cluster.run(
+            worker, f"rm {paths.NODE_KUBECONFIG}; systemctl reload {UNIT}; sleep {BUSY_PAUSE + 1:.0f}"
+        )
         assert cluster.run(worker, f"test -e {paths.NODE_KUBECONFIG} || echo gone") == "gone"
     finally:
         cluster.run(worker, "systemctl stop e2e-lock; systemctl reset-failed e2e-lock || true", check=False)
