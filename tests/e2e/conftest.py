@@ -63,9 +63,7 @@ def lab(request: pytest.FixtureRequest) -> Lab:
 @pytest.fixture(scope="session")
 def spare_lab() -> Iterator[Lab]:
     """A control plane and a worker of a lab of their own, fresh, for what would harm the cluster; gone afterwards."""
-    spare = Lab(f"{TEST_LAB}-spare", "1+1")
-    spare.destroy()  # whatever a killed run left
-    spare.up()
+    spare = _spare()
     for machine in spare.machines:
         spare.wait_for_ssh(machine)
     yield spare
@@ -143,6 +141,20 @@ def echo(cluster: Cluster, kubectl: Kubectl) -> Iterator[Kubectl]:
     there.rolled_out("daemonset/echo", "daemonset/shell")
     yield there
     kubectl("delete", "namespace", name, "--wait=false", check=False)
+
+
+def _spare() -> Lab:
+    """Return new machines. A lab's network follows from its name: another name where that network is taken."""
+    for number in range(10):
+        spare = Lab(f"{TEST_LAB}-spare{number or ''}", "1+1")
+        spare.destroy()  # whatever a killed run left
+        try:
+            spare.up()
+            return spare
+        except AssertionError as error:
+            if "already used" not in str(error):
+                raise
+    raise AssertionError("no network is free for a second lab")
 
 
 def _create(kubectl: Kubectl, name: str) -> None:
