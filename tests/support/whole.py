@@ -31,7 +31,10 @@ class Accident:
         print(f"{self.what}: {text} after {self.seconds():.1f} s")
 
     def node_is_back(self, kubectl: Kubectl, *nodes: str) -> None:
-        """Wait until kubelets have reported Ready since."""
+        """Wait until kubelets have shown signs of life since, and their nodes are Ready.
+
+        The sign is the lease, renewed every 10 s: a Node whose status stays the same is reported every 5 min only.
+        """
         for node in nodes:
             wait_for(lambda node=node: self._reports(kubectl, node), PATIENCE, f"{node} Ready again")  # type: ignore[misc]
             self.tell(f"{node} Ready")
@@ -47,7 +50,9 @@ class Accident:
         assert not answer.failed, answer.stderr
         ready = next(c for c in answer.json["status"]["conditions"] if c["type"] == "Ready")
         assert ready["status"] == "True", ready["message"]
-        return _moment(ready["lastHeartbeatTime"]) >= int(self.begun)
+        lease = kubectl("get", "lease", node, "--namespace=kube-node-lease", "--output=json", check=False)
+        assert not lease.failed, lease.stderr
+        return _moment(lease.json["spec"]["renewTime"]) >= int(self.begun)
 
     def _restarted(self, kubectl: Kubectl, node: str) -> bool:
         pods = kubectl.json("get", "pods", f"--field-selector=spec.nodeName={node}")["items"]

@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import socket
+import ssl
 import tempfile
 import threading
 import time
@@ -21,7 +22,14 @@ from freehold_agent.machine.https import pinned_context
 Object = Dict[str, Any]
 Connect = Callable[[], socket.socket]
 
-_STALE = (http.client.RemoteDisconnected, http.client.CannotSendRequest, ConnectionError, BrokenPipeError)
+_STALE = (
+    http.client.RemoteDisconnected,
+    http.client.CannotSendRequest,
+    ConnectionError,
+    # The server ended TLS while the connection was idle: seen only when we write.
+    ssl.SSLEOFError,
+    ssl.SSLZeroReturnError,
+)
 
 
 class ApiError(Exception):

@@ -4,6 +4,7 @@ A pause pod is placed on each node and its network is used from the machine (`fr
 image beside pause is needed. It is removed again.
 """
 
+import contextlib
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -155,16 +156,20 @@ def _why_not_running(status: Mapping[str, Any]) -> str:
 
 
 def _watch_until(api: KubernetesApi, path: str, query: Mapping[str, str], done: Any) -> bool:
-    """Show every object to `done` until it says yes; False after TIMEOUT seconds."""
+    """Show every object to `done` until it says yes; False after TIMEOUT seconds.
+
+    A watch that breaks begins again: an API server that has just started ends some.
+    """
     deadline = time.monotonic() + TIMEOUT
     while (left := deadline - time.monotonic()) > 0:
         listing = api.list(path, **query)
         if True in {done(item) for item in listing["items"]}:
             return True
         version = listing["metadata"]["resourceVersion"]
-        for kind, item in api.watch(path, resource_version=version, timeout=left, **query):
-            if kind in ("ADDED", "MODIFIED") and done(item):
-                return True
+        with contextlib.suppress(OSError):
+            for kind, item in api.watch(path, resource_version=version, timeout=left, **query):
+                if kind in ("ADDED", "MODIFIED") and done(item):
+                    return True
     return False
 
 
