@@ -85,7 +85,7 @@ def _change(lab: Lab, machines: ContainerMachines | VirtualMachines, options: ar
         places.say(f"lab {lab.name} is gone; the image stays in podman for the next `vagrant/lab up`")
     elif verb == "fresh":
         machines.fresh(options.names)
-        _rewrite(lab, machines)
+        _rewrite(lab, machines, options.names)
     elif verb == "power-cut":
         machines.power_cut(options.names)
         if not options.stay_off:
@@ -105,8 +105,13 @@ def _finish(lab: Lab, machines: ContainerMachines | VirtualMachines, names: Sequ
     places.say("next: vagrant/lab ssh cp1, or freehold apply -i " + os.path.relpath(path))
 
 
-def _rewrite(lab: Lab, machines: ContainerMachines | VirtualMachines) -> None:
-    there = [machine.name for machine in lab.machines if machines.status(machine.name) == "running"]
+def _rewrite(lab: Lab, machines: ContainerMachines | VirtualMachines, made: Sequence[str]) -> None:
+    """Write the inventory again: the keys of machines just made, and of the others that run."""
+    there = [
+        machine.name
+        for machine in lab.machines
+        if machine.name in made or machines.status(machine.name) == "running"
+    ]
     inventory.write(lab, {name: machines.host_key(name) for name in there})
 
 

@@ -77,7 +77,7 @@ class Lab:
             f"--network={self.name}",
             f"--ip={machine.address}",
             f"--mac-address={hardware_address(machine.address)}",
-            # As on a fresh Debian. A new network namespace takes the host's own value, which changes with what runs there.
+            # As on a fresh Debian; a new network namespace takes the value of the host, which is not always the same.
             "--sysctl=net.ipv4.ip_forward=0",
             # Nobody answers there: a lab has no DNS unless a test starts one, and says so at once.
             f"--dns={self.host_address}",
