@@ -1,7 +1,7 @@
 """Join documents as objects: rendered from settings and record; published, with a growing generation."""
 
 import dataclasses
-from typing import Any, Dict, Mapping, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.machine.kubernetes_api import Conflict, KubernetesApi, NotFound
@@ -33,17 +33,21 @@ def render(settings: ClusterSettings, record: NodeRecord, pod_cidrs: Tuple[str, 
     )
 
 
-def publish(api: KubernetesApi, document: JoinDocument) -> JoinDocument:
+def publish(
+    api: KubernetesApi, document: JoinDocument, stored: Optional[Mapping[str, Any]] = None
+) -> JoinDocument:
     """Store the document if it says anything new, with the next generation; return the stored one.
 
-    Raises ApiError, OSError; Conflict only when others keep writing the same document.
+    `stored` is what was read of it a moment ago, which saves reading it again. Raises ApiError,
+    OSError; Conflict only when others keep writing the same document.
     """
     path = document_path(document.node)
     for attempt in range(_ATTEMPTS):
-        try:
-            stored = api.get(path)
-        except NotFound:
-            stored = None
+        if stored is None or attempt:
+            try:
+                stored = api.get(path)
+            except NotFound:
+                stored = None
         if stored is not None:
             generation = generation_of(stored)
             document = dataclasses.replace(document, generation=generation)

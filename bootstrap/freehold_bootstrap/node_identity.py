@@ -8,7 +8,7 @@ import dataclasses
 import ipaddress
 import re
 import urllib.parse
-from typing import Any, Dict, Optional, Sequence
+from typing import Sequence
 
 from freehold_agent.machine.kubernetes_api import Conflict, KubernetesApi, NotFound
 from freehold_bootstrap import node_record
@@ -60,20 +60,16 @@ def check_addresses(
 
 
 def check_free(api: KubernetesApi, name: str, addresses: Sequence[str]) -> None:
-    """Raise Refused (`address-in-use`) for an address of another node.
+    """Raise Refused (`address-in-use`) for an address of another node. Raises ApiError, OSError.
 
-    Of two nodes that recorded it at the same time the one whose name comes first has it. Raises ApiError, OSError.
+    Asked before and after an address is recorded: of two nodes at the same time at most one is not refused.
     """
     for address in addresses:
         selector = "{}=node,{}".format(node_record.RECORD_LABEL, node_record.address_label(address))
         listed = api.list(node_record.RECORDS, labelSelector=selector)["items"]
-        records = {record.node: record for record in map(NodeRecord.from_object, listed)}
-        for other in records.values():
-            if other.node == name or _node(api, other.node) is None:
-                continue
-            if name < other.node and _is_recorded(api, records.get(name)):
-                continue
-            raise Refused("address-in-use", "{} is the address of node {}".format(address, other.node))
+        for other in map(NodeRecord.from_object, listed):
+            if other.node != name and _exists(api, other.node):
+                raise Refused("address-in-use", "{} is the address of node {}".format(address, other.node))
 
 
 def forget_addresses(api: KubernetesApi, name: str) -> None:
@@ -84,14 +80,9 @@ def forget_addresses(api: KubernetesApi, name: str) -> None:
             node_record.write(api, dataclasses.replace(NodeRecord.from_object(stored), addresses=()), stored)
 
 
-def _is_recorded(api: KubernetesApi, record: Optional[NodeRecord]) -> bool:
-    """Tell whether this is the record of a node that exists."""
-    node = _node(api, record.node) if record is not None else None
-    return record is not None and node is not None and node["metadata"]["uid"] == record.node_uid
-
-
-def _node(api: KubernetesApi, name: str) -> Optional[Dict[str, Any]]:
+def _exists(api: KubernetesApi, name: str) -> bool:
     try:
-        return api.get("/api/v1/nodes/" + name)
+        api.get("/api/v1/nodes/" + name)
     except NotFound:
-        return None
+        return False
+    return True

@@ -48,7 +48,7 @@ NODE_RULES = [
 JOIN_CLUSTER_RULES = [rule("", ["nodes"], ["get", "list", "watch", "create", "patch"])]
 JOIN_RULES = [
     rule("", ["configmaps"], ["get", "list", "watch", "create", "update"]),
-    rule("", ["secrets"], ["get", "update"]),
+    rule("", ["secrets"], ["get", "list", "update"]),
     rule("", ["events"], ["create"]),
 ]
 # It cannot read there: not even the token it has just made.

@@ -8,7 +8,7 @@ import json
 from threading import Event
 from typing import Any, Dict, Mapping, Optional, Tuple
 
-from freehold_agent.machine.kubernetes_api import ApiError, KubernetesApi, NotFound
+from freehold_agent.machine.kubernetes_api import ApiError, KubernetesApi
 from freehold_bootstrap import documents, journal
 from freehold_bootstrap.cluster_settings import ClusterSettings
 from freehold_bootstrap.node_record import RECORD_LABEL, RECORDS, NodeRecord
@@ -55,15 +55,27 @@ class NodeDocuments:
             journal.error("cluster settings cannot be read", error=str(error))
             return 0
         nodes = {node["metadata"]["name"]: node for node in self._api.list(NODES).get("items") or ()}
+        stored = self._stored_documents()
         written = 0
         for obj in self._api.list(RECORDS, labelSelector=RECORD_LABEL + "=node").get("items") or ():
-            written += self._write(settings, obj, nodes)
+            written += self._write(settings, obj, nodes, stored)
         self._written = text
         if written:
             journal.info("node documents written", count=written)
         return written
 
-    def _write(self, settings: ClusterSettings, obj: Mapping[str, Any], nodes: Dict[str, Any]) -> int:
+    def _stored_documents(self) -> Dict[str, Any]:
+        """Return all documents there are, by name: a thousand nodes are not asked for one by one."""
+        listed = self._api.list(RECORDS, labelSelector=RECORD_LABEL + "=document").get("items") or ()
+        return {obj["metadata"]["name"]: obj for obj in listed}
+
+    def _write(
+        self,
+        settings: ClusterSettings,
+        obj: Mapping[str, Any],
+        nodes: Mapping[str, Any],
+        stored: Mapping[str, Any],
+    ) -> int:
         try:
             record = NodeRecord.from_object(obj)
         except ValueError as error:
@@ -72,15 +84,9 @@ class NodeDocuments:
         pod_cidrs = _pod_cidrs(nodes.get(record.node), record)
         if not pod_cidrs:
             return 0  # being admitted or removed: not ours to write
-        before = self._generation(record.node)
-        document = documents.publish(self._api, documents.render(settings, record, pod_cidrs))
-        return int(document.generation != before)
-
-    def _generation(self, node: str) -> int:
-        try:
-            return documents.generation_of(self._api.get(documents.document_path(node)))
-        except NotFound:
-            return 0
+        known = stored.get(documents.document_name(record.node))
+        document = documents.publish(self._api, documents.render(settings, record, pod_cidrs), known)
+        return int(known is None or document.generation != documents.generation_of(known))
 
     def _follow(self, stop: Event) -> None:
         selector = "metadata.name=" + SETTINGS

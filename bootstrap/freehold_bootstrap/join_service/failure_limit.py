@@ -3,13 +3,11 @@
 import threading
 import time
 from collections import OrderedDict
-from typing import Callable, Dict, Tuple
+from typing import Callable, Tuple
 
 FAILURES = 20
 WINDOW = 60.0
 """Seconds."""
-PAUSE = 1.0
-"""Seconds between two attempts of an address that failed too often: an honest machine may stand beside a thief."""
 _SOURCES = 4096
 
 
@@ -20,21 +18,12 @@ class FailureLimit:
         self._clock = clock
         self._lock = threading.Lock()
         self._failures: OrderedDict[str, Tuple[float, int]] = OrderedDict()
-        self._attempts: Dict[str, float] = {}
-        """Address -> when it may try again; of those that failed too often only."""
 
     def exceeded(self, source: str) -> bool:
-        """Tell whether this address has failed too often in the last minute, and has just had its next try."""
+        """Tell whether this address has failed too often in the last minute."""
         with self._lock:
-            now = self._clock()
             began, count = self._failures.get(source, (0.0, 0))
-            if count < FAILURES or now - began >= WINDOW:
-                self._attempts.pop(source, None)
-                return False
-            if now < self._attempts.get(source, now):
-                return True
-            self._attempts[source] = now + PAUSE
-            return False
+            return count >= FAILURES and self._clock() - began < WINDOW
 
     def failed(self, source: str) -> None:
         """Note one failure."""
@@ -44,8 +33,5 @@ class FailureLimit:
             if now - began >= WINDOW:
                 began, count = now, 0
             self._failures[source] = (began, count + 1)
-            if count + 1 == FAILURES:
-                self._attempts[source] = now + PAUSE
             if len(self._failures) > _SOURCES:
-                gone, _ = self._failures.popitem(last=False)
-                self._attempts.pop(gone, None)
+                self._failures.popitem(last=False)

@@ -20,6 +20,7 @@ from freehold_bootstrap.errors import AdmissionTimeout, BootstrapError, Refused
 from freehold_bootstrap.identities import NAMESPACE
 from freehold_bootstrap.join_service.audit import REFUSED, Audit
 from freehold_bootstrap.join_service.failure_limit import FailureLimit
+from freehold_bootstrap.join_service.known_tokens import KnownTokens
 from freehold_bootstrap.node_admission import NodeRequest
 from freehold_bootstrap.tokens import JOIN_TOKENS, JoinTokenRecord
 
@@ -76,6 +77,7 @@ class Joining:
         self._audit = audit
         self._now = now
         self._failures = failures or FailureLimit()
+        self._known = KnownTokens(api)
 
     def join(self, token: str, request: JoinRequest, source: str) -> JoinDocument:
         """Return the document of the node that the token is for; the first machine to ask owns the token.
@@ -143,7 +145,7 @@ class Joining:
 
     def _claimed(self, text: str, request: JoinRequest, source: str) -> JoinTokenRecord:
         """Return the token's record, bound to this machine by now."""
-        if self._failures.exceeded(source):
+        if self._failures.exceeded(source) and not self._is_known(text):
             raise Refused("too-many-failures", "too many wrong tokens from {}; wait a minute".format(source))
         claim = hashlib.sha256("\0".join([request.claim or source, request.node]).encode()).hexdigest()
         for attempt in range(_ATTEMPTS):
@@ -168,6 +170,13 @@ class Joining:
             self._audit.about_token(bound, "TokenUsed", "join token used", source)
             return bound
         raise AssertionError("the last attempt returns or raises")
+
+    def _is_known(self, text: str) -> bool:
+        """Tell whether a text names a token there is: an honest machine may share its address with a thief."""
+        try:
+            return self._known.has(tokens.parse(text).id)
+        except BootstrapError:
+            return False
 
     def _stored(self, text: str, source: str) -> Mapping[str, Any]:
         """Return the Secret of a token whose secret is right."""

@@ -49,7 +49,7 @@ def test_the_join_service_reads_no_secret_outside_its_namespace() -> None:
         place = obj["metadata"].get("namespace", "everywhere")
         verbs = {verb for rule in rules(obj) if "secrets" in rule["resources"] for verb in rule["verbs"]}
         expected = {
-            "freehold-nodes": {"get", "update"},
+            "freehold-nodes": {"get", "list", "update"},
             "kube-system": {"create", "delete"},
             "everywhere": set(),
         }
