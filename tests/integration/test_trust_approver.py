@@ -50,6 +50,7 @@ def test_two_hundred_requests_at_once_half_of_them_bad(plane: ControlPlane) -> N
         assert len(certificates) == (case.expected[0] == judged.APPROVED), case.what
     for machine in fresh:
         assert len(judged.spendings(plane, machine)) == 1, "each token is spent once"
+    plane.remove_all_nodes()
 
 
 def test_two_keys_race_for_one_token(plane: ControlPlane) -> None:

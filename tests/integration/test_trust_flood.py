@@ -1,7 +1,6 @@
 """The join service under flood and bad manners: honest machines keep joining, and nothing of it is a fault."""
 
 import contextlib
-import resource
 import socket
 import ssl
 import threading
@@ -215,7 +214,7 @@ def test_while_tokens_are_guessed_an_honest_machine_joins(plane: ControlPlane) -
 def test_two_hundred_machines_join_at_once(plane: ControlPlane) -> None:
     """200 machines of one site go all the way at the same time, and none fails."""
     machines = plane.many(lambda _: Machine.invited(plane, "crowd", source=SITE), range(200))
-    begun = time.monotonic()
+    begun, worked = time.monotonic(), time.process_time()
     joined: list[float] = []
     failed: list[str] = []
 
@@ -237,8 +236,9 @@ def test_two_hundred_machines_join_at_once(plane: ControlPlane) -> None:
     resident = next(line.split()[1] for line in memory.splitlines() if line.startswith("VmRSS"))
     print(
         f"200 joins at once: first certificate {joined[0]:.2f} s, half {joined[100]:.2f} s, all {joined[-1]:.2f} s; "
-        f"join service {int(resident) >> 10} MiB; tests used {resource.getrusage(resource.RUSAGE_SELF).ru_utime:.0f} s"
+        f"join service {int(resident) >> 10} MiB; tests used {time.process_time() - worked:.0f} s"
     )
     names = {node["metadata"]["name"] for node in plane.admin.list("/api/v1/nodes")["items"]}
     assert {machine.node for machine in machines} <= names
     assert len({machine.join().network.node_pod_cidrs for machine in machines[:10]}) == 10
+    plane.remove_all_nodes()

@@ -35,7 +35,7 @@ from freehold_agent.contract import paths
 from freehold_agent.contract.artifacts import ArtifactEntry, Manifest
 from freehold_agent.contract.resources import Directory, File, Resource
 from freehold_agent.machine.kubernetes_api import ApiError, KubernetesApi
-from freehold_bootstrap import rbac, tokens
+from freehold_bootstrap import node_record, rbac, tokens
 from freehold_bootstrap.authority import Issued
 from freehold_bootstrap.cluster_settings import ClusterSettings
 from freehold_bootstrap.identities import NAMESPACE, NODES_GROUP
@@ -298,6 +298,11 @@ class ControlPlane:
         """Return an address that no other node has."""
         number = self.number()
         return f"10.77.{number >> 8}.{number & 255}"
+
+    def remove_all_nodes(self) -> None:
+        """Remove every Node and what is known of it: hundreds of them make the next tests slow."""
+        for path in ("/api/v1/nodes", f"{node_record.RECORDS}?labelSelector={node_record.RECORD_LABEL}"):
+            self.admin.delete(path)
 
     def note(self, what: str) -> None:
         """Remember how long after the first process something was reached."""
