@@ -278,7 +278,7 @@ def _spoil(plane: ControlPlane, machines: dict[str, Machine]) -> None:
     api.create(NODES, {"apiVersion": "v1", "kind": "Node", "metadata": {"name": namesake}})
     spent = machines["spent"]
     assert spent.first_request(next_key())
-    plane.bootstrap_tokens.wait(lambda found: _binding(found[_secret(spent)]).spent_by != "")
+    assert spendings(plane, spent)
     past = base64.b64encode((now() - timedelta(minutes=1)).strftime("%Y-%m-%dT%H:%M:%SZ").encode()).decode()
     api.merge(tokens.BOOTSTRAP_TOKENS + "/" + _secret(machines["expired"]), {"data": {"expiration": past}})
     stored = node_record.read_object(api, machines["superseded"].node)
@@ -296,7 +296,12 @@ def _binding(secret: dict[str, Any]) -> tokens.BootstrapBinding:
 
 
 def spendings(plane: ControlPlane, machine: Machine) -> list[str]:
-    """Return the keys a machine's bootstrap token was spent for, each change once, as seen by a watch."""
+    """Return the keys a machine's bootstrap token was spent for, each change once, as seen by a watch.
+
+    Waits for the first: this watch may be behind the one of requests.
+    """
+    follower, name = plane.bootstrap_tokens, _secret(machine)
+    follower.wait(lambda _: any(_binding(secret).spent_by for _, secret in follower.of(name)))
     seen: list[str] = []
     for kind, secret in plane.bootstrap_tokens.of(_secret(machine)):
         spent = _binding(secret).spent_by
