@@ -10,7 +10,6 @@ from cryptography import x509
 from tests.support import judged_requests as judged
 from tests.support.control_plane_on_loopback import ControlPlane
 from tests.support.pretend_machine import (
-    BUSY,
     Machine,
     ask,
     issued,
@@ -44,15 +43,6 @@ def refused(answer: object, status: int, reason: str) -> str:
 
 def no_such_node(plane: ControlPlane, name: str) -> bool:
     return status_of(plane.admin, "GET", f"{NODES}/{name}") == 404
-
-
-def document_of(machine: Machine) -> JoinDocument:
-    """Return a node's document; its certificate may have been issued this moment."""
-    for _ in machine.plane.attempts():
-        answer = ask(machine.plane, "GET", "/v1/document/" + machine.node, certificate=machine.credential)
-        if answer.status not in BUSY:
-            return JoinDocument.loads(answer.body)
-    raise AssertionError("attempts end in a failure")
 
 
 def test_a_machine_joins(plane: ControlPlane) -> None:
@@ -237,7 +227,7 @@ def test_documents_are_read_by_their_node_only(plane: ControlPlane) -> None:
     """A node reads its own document and no other's; nobody reads one without a node's certificate."""
     own, other = judged.with_certificate(plane), judged.with_certificate(plane)
     mine = "/v1/document/" + own.node
-    assert document_of(own).node == own.node
+    assert own.document().node == own.node
     refused(ask(plane, "GET", mine, certificate=other.credential), 403, "other-node")
     refused(ask(plane, "GET", mine), 401, "no-credential")
     refused(ask(plane, "GET", mine, token=Machine.invited(plane, node=own.node).token), 401, "no-credential")
@@ -266,7 +256,7 @@ def test_documents_are_read_by_their_node_only(plane: ControlPlane) -> None:
 def test_odd_questions_about_documents(plane: ControlPlane, query: str) -> None:
     """Whatever is asked about a document, the answer is a document or a plain refusal, never a fault."""
     machine = judged.with_certificate(plane)
-    assert document_of(machine).node == machine.node
+    assert machine.document().node == machine.node
     answer = ask(plane, "GET", f"/v1/document/{machine.node}{query}", certificate=machine.credential)
     assert answer.status in (200, 204, 400), answer.body
 
@@ -274,7 +264,7 @@ def test_odd_questions_about_documents(plane: ControlPlane, query: str) -> None:
 def test_a_generation_never_goes_back(plane: ControlPlane) -> None:
     """New settings reach each node's long poll with the next generation; old ones again are another new one."""
     machine = judged.with_certificate(plane)
-    seen = [document_of(machine)]
+    seen = [machine.document()]
     settings = plane.settings
     changed = replace(settings, kubelet={"maxPods": 77})
     for wanted in (changed, settings, changed, settings):

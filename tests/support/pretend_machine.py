@@ -194,6 +194,14 @@ class Machine:
         """Return the API as this node's kubelet reaches it."""
         return self.plane.api(self.credential)
 
+    def document(self) -> JoinDocument:
+        """Return the node's document; its certificate may have been issued this moment."""
+        for _ in self.plane.attempts():
+            answer = ask(self.plane, "GET", "/v1/document/" + self.node, certificate=self.credential)
+            if answer.status not in BUSY:
+                return JoinDocument.loads(answer.body)
+        raise AssertionError("attempts end in a failure")
+
     def goes_live(self) -> None:
         """Report as a kubelet does at its start."""
         info = {
