@@ -5,12 +5,14 @@ be someone else's. The records go last, so that a killed run can be finished by 
 """
 
 import contextlib
+import errno
 import functools
 import glob
 import os
 import time
 from typing import Any, Callable, Collection, Dict, List, Optional, Sequence
 
+from freehold_agent import volumes
 from freehold_agent.contract import paths
 from freehold_agent.contract.resources import Change, split_key
 from freehold_agent.converge import Progress, Summary
@@ -89,6 +91,7 @@ class _Leave:
             self._step("route", lambda: network.remove_routes(pod_cidrs, machine.run))
         for record in self._records:
             self._undo(record)
+        self._step("volume", self._remove_volumes)
         for path in self._trees(owners):
             self._step("tree", functools.partial(self._remove_tree, path))
         self._forget_units()
@@ -178,6 +181,23 @@ class _Leave:
             self._machine.systemd.reset_failed(*self._units)
         except SystemdError as error:
             raise units.step_failed(error) from error
+
+    def _remove_volumes(self) -> Sequence[str]:
+        """Remove volumes that lie outside our own tree; those whose data is to be retained stay."""
+        try:
+            listed = volumes.volumes_elsewhere(files.read_json(paths.VOLUME_LIST))
+        except (OSError, ValueError):
+            return []
+        keeper, done = volumes.VolumeKeeper(), []
+        for volume in listed:
+            try:
+                if keeper.remove(volume):
+                    done.append(volume.path)
+            except OSError as error:
+                if error.errno != errno.ENOENT:
+                    said = "{}: {}".format(volume.path, error.strerror or error)
+                    raise StepFailed("volume:" + volume.path, said) from error
+        return done
 
     def _restore_sysctls(self, record: Record) -> Sequence[str]:
         """Give settings their old values: those we set, and those that components set on their own."""

@@ -11,7 +11,9 @@ from freehold_bootstrap.identities import (
     MANAGED_LABEL,
     NAMESPACE,
     NODES_GROUP,
+    PROVISIONED_BY,
     TOKEN_NAMESPACE,
+    VOLUME_PROVISIONER,
 )
 
 Object = Dict[str, Any]
@@ -90,6 +92,35 @@ _POLICIES: Tuple[
                 "freehold's programs make bootstrap tokens of their own group only.",
             ),
         ],
+    ),
+    (
+        # RBAC lets the controller write volumes: this keeps it to directories of one node, and off others' volumes.
+        "freehold-writes-local-volumes-only",
+        ("", "persistentvolumes"),
+        ["CREATE", "UPDATE", "DELETE"],
+        [("by-the-controller", "request.userInfo.username == '{}'".format(CONTROLLER_USER))],
+        [
+            (
+                "(request.operation == 'CREATE' ? object : oldObject).metadata.?annotations['{}'].orValue('') "
+                "== '{}'".format(PROVISIONED_BY, VOLUME_PROVISIONER),
+                "freehold's controller writes volumes of its own only.",
+            ),
+            (
+                "request.operation == 'DELETE' || (has(object.spec.local) && has(object.spec.nodeAffinity))",
+                "freehold's controller makes local volumes only.",
+            ),
+            (
+                "request.operation != 'UPDATE' || object.spec == oldObject.spec",
+                "freehold's controller changes no volume.",
+            ),
+        ],
+    ),
+    (
+        "freehold-moves-claims-only",
+        ("", "persistentvolumeclaims"),
+        ["UPDATE"],
+        [("by-the-controller", "request.userInfo.username == '{}'".format(CONTROLLER_USER))],
+        [("object.spec == oldObject.spec", "freehold's controller changes no claim.")],
     ),
 )
 

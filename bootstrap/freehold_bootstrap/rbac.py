@@ -64,10 +64,15 @@ CONTROLLER_CLUSTER_RULES = [
         ["approve"],
         ["kubernetes.io/kube-apiserver-client-kubelet", "kubernetes.io/kubelet-serving"],
     ),
+    # Local volumes. A policy in `admission_policies` keeps it to volumes of its own, and off what claims ask for.
+    rule("", ["persistentvolumeclaims"], [*_READ, "patch"]),
+    rule("", ["persistentvolumes"], [*_READ, "create", "patch", "delete"]),
+    rule("storage.k8s.io", ["storageclasses"], _READ),
 ]
 CONTROLLER_RULES = [
     rule("", ["configmaps"], [*_READ, "create", "update"]),
     rule("coordination.k8s.io", ["leases"], ["get", "create", "update"]),
+    rule("storage.k8s.io", ["csistoragecapacities"], ["list", "create", "delete"]),
 ]
 # Bootstrap tokens must lie where the API server looks for them; a token is spent by replacing it.
 CONTROLLER_SYSTEM_RULES = [

@@ -29,6 +29,8 @@ class ControllerConfig:
     """Publish CoreDNS' port for metrics too."""
     single: bool = False
     """There is one control plane: a lease of any holder is taken at once."""
+    volumes: bool = False
+    """Provision local volumes."""
     timings: Timings = field(default_factory=Timings)
 
     @classmethod
@@ -36,7 +38,7 @@ class ControllerConfig:
         """Return the configuration.
 
         Keys: `server`, `ca`, `certificate`, `key`, `identity`; optional `dns` (list of `node`, `address`,
-        `ready_url`), `dns_metrics`, `single`, `leader_election` (`lease`, `renew`, `retry`, in seconds).
+        `ready_url`), `dns_metrics`, `single`, `volumes`, `leader_election` (`lease`, `renew`, `retry`, in seconds).
         Raises ConfigError.
         """
         try:
@@ -56,6 +58,7 @@ class ControllerConfig:
                 ),
                 dns_metrics=bool(data.get("dns_metrics", False)),
                 single=bool(data.get("single", False)),
+                volumes=bool(data.get("volumes", False)),
                 timings=timings,
             )
         except KeyError as error:

@@ -1,4 +1,4 @@
-"""Wire the controller together: election, then, while we lead, approver, DNS endpoints and node documents.
+"""Wire the controller together: election, then, while we lead, approver, DNS endpoints, node documents, volumes.
 
 Rights it needs, and no more (its role is in `freehold_bootstrap.rbac`):
 
@@ -7,10 +7,14 @@ Rights it needs, and no more (its role is in `freehold_bootstrap.rbac`):
 | certificates.k8s.io | certificatesigningrequests | get list watch | cluster |
 | certificates.k8s.io | certificatesigningrequests/approval | update | cluster |
 | certificates.k8s.io | signers `kubernetes.io/kube-apiserver-client-kubelet`, `kubernetes.io/kubelet-serving` | approve | cluster |
-| (core) | nodes | get list | cluster |
+| (core) | nodes | get list watch | cluster |
 | (core) | secrets | get update | kube-system (bootstrap tokens; names cannot be matched by prefix) |
 | (core) | configmaps | get list watch create update | freehold-nodes |
-| (core) | events | create | default |
+| (core) | events | create | default, and where claims are |
+| (core) | persistentvolumeclaims | get list watch patch | cluster |
+| (core) | persistentvolumes | get list watch create patch delete | cluster |
+| storage.k8s.io | storageclasses | get list watch | cluster |
+| storage.k8s.io | csistoragecapacities | list create delete | freehold-nodes |
 | coordination.k8s.io | leases | get create update | freehold-nodes |
 | discovery.k8s.io | endpointslices | get create patch | kube-system |
 """  # noqa: E501 a table
@@ -29,6 +33,7 @@ from freehold_controller.config import ControllerConfig
 from freehold_controller.dns_endpoints import DnsEndpoints
 from freehold_controller.leader import Leader
 from freehold_controller.node_documents import NodeDocuments
+from freehold_controller.volume_provisioner.provisioner import VolumeProvisioner
 
 _API_TIMEOUT = 10.0
 _LEASE_TIMEOUT = 4.0
@@ -106,6 +111,9 @@ class Controller:
         if config.dns:
             dns = DnsEndpoints(self._api, config.dns, metrics=config.dns_metrics)
             tasks["dns"] = lambda: dns.run(term, self._beat("dns"))
+        if config.volumes:
+            volumes = VolumeProvisioner(self._api, config.identity)
+            tasks["volumes"] = lambda: volumes.run(term, self._beat("volumes"))
         for name, work in tasks.items():
             Thread(target=self._task, args=(name, term, work), name=name, daemon=True).start()
 

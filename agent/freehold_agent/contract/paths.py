@@ -21,6 +21,11 @@ RECORDS = STATE + "/records"
 HASHES = STATE + "/hashes.json"
 """Digests of large files with the inode, size and ctime (ns) they were computed at."""
 
+VOLUMES = STATE + "/volumes"
+"""Local volumes, unless a class names another place."""
+VOLUME_LIST = STATE + "/volumes.json"
+"""The list of volumes that this node acted on last."""
+
 RUN = "/run/freehold"
 UNITS = "/etc/systemd/system"
 SYSCTL_DROPIN = "/etc/sysctl.d/99-freehold.conf"

@@ -79,7 +79,13 @@ def addon_keys(document: JoinDocument) -> Set[str]:
 
 
 def _directories(document: JoinDocument) -> List[Resource]:
-    resources: List[Resource] = [Directory(paths.ETC), Directory(paths.STATE), Directory(paths.KUBERNETES)]
+    resources: List[Resource] = [
+        Directory(paths.ETC),
+        Directory(paths.STATE),
+        # Pods write to what lies in it, each to its own: nobody else on this machine gets in.
+        Directory(paths.VOLUMES, 0o700),
+        Directory(paths.KUBERNETES),
+    ]
     if not document.control_plane:
         # A control plane's own record holds these; a node that leaves must not take them with it.
         resources += [Directory(paths.PKI), File(paths.CLUSTER_CA, document.ca_pem.encode())]

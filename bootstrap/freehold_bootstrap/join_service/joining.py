@@ -13,8 +13,9 @@ from datetime import datetime, timezone
 from typing import Any, Callable, Mapping, Optional, Tuple, TypeVar
 
 from freehold_agent.contract.join_document import BootstrapCredential, JoinDocument
+from freehold_agent.contract.volumes import VolumeReport
 from freehold_agent.machine.kubernetes_api import Conflict, KubernetesApi, NotFound
-from freehold_bootstrap import node_admission, node_record, tokens
+from freehold_bootstrap import node_admission, node_record, tokens, volume_records
 from freehold_bootstrap.cluster_settings import ClusterSettings
 from freehold_bootstrap.errors import AdmissionTimeout, BootstrapError, Refused
 from freehold_bootstrap.identities import NAMESPACE
@@ -112,6 +113,10 @@ class Joining:
     def finish(self, node: str) -> None:
         """Remove what is left of a join; asked for by the node itself, with its certificate."""
         node_admission.finish(self._api, node)
+
+    def keep_report(self, node: str, report: VolumeReport) -> None:
+        """Keep what a node says about its volumes, for the controller. Raises ApiError, OSError."""
+        volume_records.store_report(self._api, node, report)
 
     def is_member(self, node: str, credential: str, fresh: bool) -> bool:
         """Tell whether a certificate (its fingerprint) is that of a node which exists.

@@ -6,14 +6,18 @@
 | POST /v1/join `{node, addresses?, claim?, facts?}` | join token | the join document |
 | POST /v1/credential (same body) | join token | `{token, expires}` |
 | POST /v1/finish | the node's certificate | `{}`; the bootstrap token is gone |
-| GET /v1/document/NODE`?generation=N&wait=SECONDS` | the node's certificate | a newer document, or 204 |
+| GET /v1/document/NODE`?generation=N&volumes=M&wait=SECONDS` | the node's certificate | what is newer, or 204 |
+| POST /v1/volumes (a report) | the node's certificate | `{}` |
 
+The answer to a long poll is a join document or, when `volumes` is asked for, a list of volumes (`kind: volumes`).
 Tokens are read from `Authorization: Bearer` only, and never logged.
 """
 
+import json
 import math
 from typing import Callable, Dict
 
+from freehold_agent.contract.volumes import VolumeReport
 from freehold_agent.machine.kubernetes_api import ApiError
 from freehold_bootstrap import journal
 from freehold_bootstrap.errors import AdmissionTimeout, Refused
@@ -83,6 +87,7 @@ class Routes:
             "POST /v1/join": self._join,
             "POST /v1/credential": self._credential,
             "POST /v1/finish": self._finish,
+            "POST /v1/volumes": self._report_volumes,
         }
         route = routes.get("{} {}".format(exchange.method, exchange.path))
         if route is not None:
@@ -111,19 +116,32 @@ class Routes:
         self._joining.finish(name)
         exchange.answer_json(200, {})
 
+    def _report_volumes(self, exchange: Exchange) -> None:
+        name = _node(exchange)
+        self._require_member(exchange, name)
+        try:
+            report = VolumeReport.from_json(json.loads(exchange.body))
+        except (ValueError, RecursionError):
+            raise Refused("bad-request", "the request is not a report about volumes") from None
+        self._joining.keep_report(name, report)
+        exchange.answer_json(200, {})
+
     def _document(self, exchange: Exchange, name: str) -> None:
         if _node(exchange) != name:
             raise Refused("other-node", "a node reads its own document only")
         self._require_member(exchange, name)
         try:
-            generation = int(exchange.query.get("generation", "0"))
+            volumes = int(exchange.query["volumes"]) if "volumes" in exchange.query else None
+            # Who follows volumes only, says nothing of documents.
+            asked = "generation" in exchange.query or volumes is None
+            generation = int(exchange.query.get("generation", "0")) if asked else None
             wait = min(max(float(exchange.query.get("wait", "0")), 0.0), LONGEST_WAIT)
             if math.isnan(wait):
                 raise ValueError("no time to wait")
         except ValueError:
-            raise Refused("bad-request", "generation and wait are numbers") from None
+            raise Refused("bad-request", "generation, volumes and wait are numbers") from None
         try:
-            found = self._documents.wait(name, generation, wait)
+            found = self._documents.wait_for(name, generation, volumes, wait)
         except LookupError as error:
             raise AdmissionTimeout(str(error)) from None
         if wait:

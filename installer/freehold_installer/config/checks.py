@@ -29,6 +29,7 @@ def findings(inventory: InventoryFile, path: FilePath, releases: Collection[str]
     yield from _advertise_address(inventory)
     yield from _elections(inventory)
     yield from _release(inventory, releases)
+    yield from _volume_classes(inventory)
     yield from _manifests(inventory, path)
 
 
@@ -201,6 +202,19 @@ def _release(inventory: InventoryFile, releases: Collection[str] | None) -> Iter
         known = ", ".join(sorted(releases)) or "none"
         said = f"no release lock for Kubernetes {version}; there is one for: {known}"
         yield ("config", "controlPlane", "distro", "k8s", "version"), said
+
+
+def _volume_classes(inventory: InventoryFile) -> Iterator[Finding]:
+    classes = inventory.config.deploy.local_path_provisioner.all_classes()
+    key: Path = ("config", "deploy", "localPathProvisioner", "classes")
+    defaults = [name for name, found in classes.items() if found.default]
+    for name in defaults[1:]:
+        yield (*key, name, "default"), f"{defaults[0]} is the default class already"
+    for name, found in classes.items():
+        for other in classes.values():
+            if found.path.startswith(other.path + "/"):
+                yield (*key, name, "path"), f"{found.path} lies in {other.path}, which holds volumes itself"
+                break
 
 
 def _manifests(inventory: InventoryFile, path: FilePath) -> Iterator[Finding]:

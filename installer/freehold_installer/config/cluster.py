@@ -9,8 +9,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, StrictInt, StrictStr
 
+from freehold_agent.contract import paths
+from freehold_agent.contract.volumes import base_problem
 from freehold_installer.config import addresses, trusted_settings
 from freehold_installer.config.scalars import (
+    AbsolutePath,
     Cidr,
     Domain,
     Flag,
@@ -18,12 +21,14 @@ from freehold_installer.config.scalars import (
     LabelKey,
     LabelValue,
     Model,
+    Name,
     San,
     Seconds,
 )
 
 DEFAULT_KUBERNETES = "1.37.2"
 DEFAULT_SERVICE_CIDR = "10.96.0.0/12"
+DEFAULT_CLASS = "local-path"
 
 
 class LeaderElection(NamedTuple):
@@ -260,9 +265,40 @@ class KubeProxy(Model):
     """kube-proxy (nftables mode) makes Services reachable."""
 
 
+def _volume_path(text: str) -> str:
+    problem = base_problem(text)
+    if problem:
+        raise ValueError(problem)
+    return text
+
+
+class LocalPathClass(Model):
+    path: Annotated[AbsolutePath, AfterValidator(_volume_path)] = paths.VOLUMES
+    """Directory on the nodes. freehold makes only its own; another one must be there, belong to root and be
+    writable by root only: nodes without it get no volumes of this class."""
+    reclaim_policy: Literal["Delete", "Retain"] = "Delete"
+    """What happens to the data when its claim is deleted."""
+    default: Flag | None = None
+    """Claims that name no class get this one. `local-path` is the default class unless another one, or none, is
+    to be."""
+
+
 class LocalPathProvisioner(Model):
-    enabled: Flag = False
-    """Volumes in a directory of the node."""
+    enabled: Flag = True
+    """Volumes in directories of the nodes: a StorageClass `local-path`, and those of `classes`."""
+    classes: dict[Name, LocalPathClass] = Field(default_factory=dict)
+    """Further StorageClasses by name, or another form of `local-path`. freehold's own key."""
+
+    def all_classes(self) -> dict[str, LocalPathClass]:
+        """Return every class by name, each with its `default` decided."""
+        others = any(found.default for name, found in self.classes.items() if name != DEFAULT_CLASS)
+        known = {DEFAULT_CLASS: LocalPathClass(), **self.classes}
+        return {
+            name: found
+            if found.default is not None
+            else found.model_copy(update={"default": name == DEFAULT_CLASS and not others})
+            for name, found in known.items()
+        }
 
 
 class MetricsServer(Model):

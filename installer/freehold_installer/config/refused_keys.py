@@ -235,7 +235,6 @@ def _rows() -> Iterator[Refusal]:
         deploy + "cni.flannel.enabled", "flannel is the only pod network for now", _is_false, "`false`"
     )
     yield not_yet(deploy + "kubeProxy.enabled", "Services need kube-proxy for now", _is_false, "`false`")
-    yield not_yet(deploy + "localPathProvisioner", "local volumes come with the next release")
     own_manifests = "use manifests of the inventory"
     for key in _each(deploy, "metallb ingressNginx argoCD csi volumeSnapshotController"):
         yield not_yet(key, own_manifests)

@@ -76,7 +76,7 @@ def unit(context: ControlPlaneContext, name: str) -> list[Resource]:
 _DESCRIPTIONS = {
     "artifacts": "files of the release by digest (freehold)",
     "join": "join service: tokens and node documents (freehold)",
-    "controller": "approver, DNS endpoints, node documents (freehold)",
+    "controller": "approver, DNS endpoints, node documents, local volumes (freehold)",
 }
 
 
@@ -110,6 +110,7 @@ def _config(context: ControlPlaneContext, name: str) -> bytes:
             "key": f"{folder}/freehold-controller.key",
             "identity": context.host.name,
             "single": len(context.inventory.control_planes) == 1,
+            "volumes": context.inventory.config.deploy.local_path_provisioner.enabled,
             "dns": [
                 {
                     "node": host.name,

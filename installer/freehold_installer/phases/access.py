@@ -21,14 +21,14 @@ from freehold_bootstrap.pki_directory import PkiDirectory
 from freehold_bootstrap.profiles import CertificateRequest
 from freehold_bootstrap.rbac import trust_objects
 from freehold_installer.config import Inventory
-from freehold_installer.desired import dns, metrics_server
+from freehold_installer.desired import dns, local_path, metrics_server
 from freehold_installer.desired.objects import differing_paths, key_of_object, path_of
 from freehold_installer.engine.machine import Machine
 from freehold_installer.errors import InputError, StepError
 from freehold_installer.phases import trust
 
 SETTINGS_NAME = "cluster-settings"
-FORBIDDEN = 403
+FORBIDDEN, INVALID = 403, 422
 
 
 def api_of(
@@ -76,16 +76,20 @@ def base_objects(inventory: Inventory, settings: ClusterSettings) -> list[dict[s
 
 def addon_objects(inventory: Inventory, pki: PkiDirectory, image: str) -> list[dict[str, Any]]:
     """Return the objects of add-ons; `image` is metrics-server's."""
-    if not inventory.config.deploy.metrics_server.enabled:
-        return []
-    missing = trust.METRICS_SERVER.name in pki.missing([trust.METRICS_SERVER])
-    pair = None if missing else pki.issued(trust.METRICS_SERVER)
-    return metrics_server.objects(
-        image,
-        pki.ca_pem().encode() if pair else b"",
-        pair.certificate_pem if pair else b"",
-        pair.key_pem if pair else b"",
-    )
+    deploy = inventory.config.deploy
+    objects: list[dict[str, Any]] = []
+    if deploy.local_path_provisioner.enabled:
+        objects += local_path.objects(deploy.local_path_provisioner)
+    if deploy.metrics_server.enabled:
+        missing = trust.METRICS_SERVER.name in pki.missing([trust.METRICS_SERVER])
+        pair = None if missing else pki.issued(trust.METRICS_SERVER)
+        objects += metrics_server.objects(
+            image,
+            pki.ca_pem().encode() if pair else b"",
+            pair.certificate_pem if pair else b"",
+            pair.key_pem if pair else b"",
+        )
+    return objects
 
 
 def manifests(inventory: Inventory) -> list[dict[str, Any]]:
@@ -147,9 +151,20 @@ def apply(api: KubernetesApi, machine: str, bodies: Sequence[dict[str, Any]]) ->
                 on=_not_yet_allowed, attempts=None, timeout=3.0, wait_initial=0.02, wait_max=0.2
             ):
                 with attempt:
-                    api.apply(path_of(body), body)
+                    _apply(api, body)
         except (ApiError, OSError) as error:
             raise StepError(machine, f"apply {key_of_object(body)}", str(error)) from error
+
+
+def _apply(api: KubernetesApi, body: dict[str, Any]) -> None:
+    """Apply one object; a StorageClass that cannot be changed is made anew: its volumes do not depend on it."""
+    try:
+        api.apply(path_of(body), body)
+    except ApiError as error:
+        if body["kind"] != "StorageClass" or error.status != INVALID:
+            raise
+        api.delete(path_of(body))
+        api.apply(path_of(body), body)
 
 
 def is_bound(api: KubernetesApi) -> bool:
