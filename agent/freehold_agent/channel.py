@@ -61,8 +61,14 @@ class JoinService:
             raise ServiceError("the document names no join service")
         failure: Optional[Exception] = None
         for endpoint in document.join_endpoints:
-            connection = self._connection(endpoint, document.ca_pem, timeout)
+            parts = urllib.parse.urlsplit(endpoint)
+            context = pinned_context(document.ca_pem, self._certificate)
+            connection = http.client.HTTPSConnection(
+                parts.hostname or "", parts.port or paths.JOIN_PORT, timeout=PATIENCE, context=context
+            )
             try:
+                connection.connect()
+                _watch_for_death(connection.sock, timeout)
                 connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
                 response = connection.getresponse()
                 return response.status, response.read(LONGEST_ANSWER)
@@ -72,24 +78,13 @@ class JoinService:
                 connection.close()
         raise ServiceError("{}: {}".format(document.join_endpoints[-1], failure))
 
-    def _connection(self, endpoint: str, ca_pem: str, timeout: float) -> http.client.HTTPSConnection:
-        parts = urllib.parse.urlsplit(endpoint)
-        context = pinned_context(ca_pem, self._certificate)
-        connection = http.client.HTTPSConnection(
-            parts.hostname or "", parts.port or paths.JOIN_PORT, timeout=PATIENCE, context=context
-        )
-        connection.connect()
-        if connection.sock is not None:
-            # A peer that died without a word is noticed long before a poll would end.
-            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in (
-                (socket.TCP_KEEPIDLE, 30),
-                (socket.TCP_KEEPINTVL, 10),
-                (socket.TCP_KEEPCNT, 3),
-            ):
-                connection.sock.setsockopt(socket.IPPROTO_TCP, option, value)
-            connection.sock.settimeout(timeout)
-        return connection
+
+def _watch_for_death(stream: socket.socket, timeout: float) -> None:
+    """Notice a peer that died without a word long before a poll would end."""
+    stream.settimeout(timeout)
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3)):
+        stream.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 class Channel:

@@ -144,7 +144,7 @@ def _node(
                 new[name] = entry
         elif name in fresh:
             new[name] = entry
-        elif entry.state == MAKE:
+        elif entry.state == MAKE and not (_told(entry, report) and name in report.refused):
             new[name] = replace(entry, state=DELETE, since=0)
             unused.append((node, name))
     volumes = tuple(new[name] for name in sorted(new))
