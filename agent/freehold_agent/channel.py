@@ -30,7 +30,7 @@ RETRY = 60.0
 LONGEST_ANSWER = 4 << 20
 
 Log = Callable[[int, str], None]
-ERROR, WARNING, NOTICE = 3, 4, 5
+WARNING, NOTICE = 4, 5
 _FAULTS = (OSError, ValueError, http.client.HTTPException, AgentError)
 
 
@@ -99,6 +99,7 @@ class Channel:
         """Held while volumes are changed or looked at, and not while data is removed."""
         self._remove = threading.Event()
         self._said = ""
+        self._troubles: Dict[str, str] = {}
 
     def start(self) -> None:
         """Follow in threads of their own."""
@@ -195,10 +196,12 @@ class Channel:
         if made:
             self._log(NOTICE, "volumes made: " + " ".join(made))
         report = self.send()
-        for name, refusal in report.refused.items():
-            self._log(WARNING, "volume {} not made: {}".format(name, refusal.message))
-        for name, why in report.failed.items():
-            self._log(ERROR, "volume {}: {}".format(name, why))
+        troubles = {name: "not made: " + refusal.message for name, refusal in report.refused.items()}
+        troubles.update(report.failed)
+        for name, why in troubles.items():
+            if self._troubles.get(name) != why:
+                self._log(WARNING, "volume {}: {}".format(name, why))
+        self._troubles = troubles
         if any(volume.state == DELETE for volume in self._volumes.wanted.volumes):
             self._remove.set()
 

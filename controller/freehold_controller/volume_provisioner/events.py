@@ -18,10 +18,9 @@ class Events:
         self._now = now
         self._said: Set[str] = set()
 
-    def about_claim(self, claim: Claim, reason: str, message: str) -> None:
-        """Write a warning about a claim."""
-        # A claim that is moved changes: the same reason at its next node is news.
-        self._write(claim.reference, claim.resource_version, reason, message)
+    def about_claim(self, claim: Claim, reason: str, message: str, occasion: str = "") -> None:
+        """Write a warning about a claim; another occasion makes the same words news."""
+        self._write(claim.reference, occasion, reason, message)
 
     def about_volume(self, volume: Persistent, reason: str, message: str) -> None:
         """Write a warning about a PersistentVolume."""
@@ -33,8 +32,8 @@ class Events:
         }
         self._write(reference, "", reason, message)
 
-    def _write(self, about: Dict[str, str], version: str, reason: str, message: str) -> None:
-        said = "\0".join((about["uid"], version, reason, message))
+    def _write(self, about: Dict[str, str], occasion: str, reason: str, message: str) -> None:
+        said = "\0".join((about["uid"], occasion, reason, message))
         digest = hashlib.sha256(said.encode()).hexdigest()[:16]
         if digest in self._said:
             return

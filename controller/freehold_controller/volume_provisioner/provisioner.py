@@ -115,6 +115,9 @@ class VolumeProvisioner:
             self._move(claim, refusal.message)
         for persistent in decisions.remove:
             self._remove(persistent)
+            for found in view.classes.values():
+                if found.base == persistent.base:
+                    self._room.freed(found.name, persistent.node)
         for claim, why in decisions.misfits:
             self._events.about_claim(claim, "ProvisioningFailed", why)
         for persistent, why in decisions.faults:
@@ -216,24 +219,29 @@ class VolumeProvisioner:
         self._changed.set()
         journal.notice("claim goes elsewhere", claim=claim.key, node=claim.node, reason=why)
         said = "node {}: {}; another node is looked for".format(claim.node, why)
-        self._events.about_claim(claim, "ProvisioningFailed", said)
+        # The claim has changed: when the same happens to it again, that is news.
+        self._events.about_claim(claim, "ProvisioningFailed", said, claim.resource_version)
 
     def _remove(self, volume: Persistent) -> None:
         """Let a PersistentVolume go; its data is gone, or is to stay without it."""
         self._beat()
         path = VOLUMES + "/" + volume.name
+        finalizers, version = list(volume.finalizers), volume.resource_version
         try:
-            if VOLUME_FINALIZER in volume.finalizers:
-                kept = [name for name in volume.finalizers if name != VOLUME_FINALIZER]
-                patch = {"metadata": {"finalizers": kept or None, "resourceVersion": volume.resource_version}}
-                self._api.merge(path, patch)
             if not volume.leaving:
-                self._api.delete(path)
+                left = self._api.delete(path)
+                if left.get("kind") != "PersistentVolume":
+                    left = self._api.get(path)
+                finalizers = list(left["metadata"].get("finalizers") or ())
+                version = left["metadata"]["resourceVersion"]
+            if VOLUME_FINALIZER in finalizers:
+                finalizers.remove(VOLUME_FINALIZER)
+                patch = {"metadata": {"finalizers": finalizers or None, "resourceVersion": version}}
+                self._api.merge(path, patch)
         except NotFound:
             pass
         except Conflict:
-            return
+            return  # somebody holds it, too: the mirror will say who
         self._persistent.drop(volume.name)
-        self._room.freed(volume.node)
         self._changed.set()
         journal.info("volume removed", volume=volume.name, node=volume.node)

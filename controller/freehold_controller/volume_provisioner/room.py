@@ -39,10 +39,9 @@ class Room:
         """Note that a node has only `free` bytes left for a class."""
         self._full[(class_name, node)] = (free, self._clock() + PATIENCE)
 
-    def freed(self, node: str) -> None:
-        """Note that something went away on a node: it may have room again."""
-        for key in [key for key in self._full if key[1] == node]:
-            del self._full[key]
+    def freed(self, class_name: str, node: str) -> None:
+        """Note that a volume of a class went away on a node: there may be room again."""
+        self._full.pop((class_name, node), None)
 
     def publish(self, classes: Iterable[str]) -> int:
         """Bring the objects to what is known; return how many were written. Raises ApiError, OSError."""

@@ -18,6 +18,7 @@ from freehold_agent.contract.volumes import (
     VolumeReport,
     name_is_good,
 )
+from freehold_bootstrap.identities import VOLUME_FINALIZER
 from freehold_controller.volume_provisioner.volume_objects import Claim, Persistent, VolumeClass
 
 
@@ -67,7 +68,8 @@ def decide(view: View) -> Decisions:
                 decisions.move.append((claim, Refusal("there is no node {}".format(claim.node))))
     volumes: Dict[str, List[Persistent]] = {}
     for volume in view.persistent:
-        volumes.setdefault(volume.node, []).append(volume)
+        if VOLUME_FINALIZER in volume.finalizers or not volume.leaving:  # else it is as good as gone
+            volumes.setdefault(volume.node, []).append(volume)
     bound = {claim.bound_to for claim in view.claims if claim.bound_to == claim.volume}
     for node in sorted({*pending, *volumes, *view.lists}):
         if node in view.nodes:
@@ -123,7 +125,10 @@ def _node(
     for claim in pending:
         entry = old.get(claim.volume)
         if entry is not None and entry.state != MAKE:
-            continue  # being removed here: below
+            # Being removed here: below. If that cannot be done, it need not wait for it.
+            if _told(entry, report) and claim.volume in report.failed:
+                decisions.move.append((claim, Refusal(report.failed[claim.volume])))
+            continue
         if entry is None and len(new) >= MOST:
             said = "node {} has {} local volumes already".format(node, MOST)
             decisions.move.append((claim, Refusal(said)))
