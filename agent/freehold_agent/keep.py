@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
-from freehold_agent.channel import open_channel
+from freehold_agent import volume_channel
 from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import DocumentError, JoinDocument
 from freehold_agent.contract.resources import Artifact, Change
@@ -210,7 +210,7 @@ def run(keeper: Optional[Keeper] = None) -> int:
         signal.signal(number, _stop)
     # Before the first look: whoever started us may still hold the lock that the look needs.
     notify("READY=1")
-    open_channel(read_document, to_journal).start()
+    volume_channel.open_channel(read_document, to_journal).start()
     while True:
         _wait(reader, keeper.round())
 

@@ -10,11 +10,11 @@ from tests.support.a_node import a_document
 from tests.support.fake_kubernetes import FakeKubernetes
 from tests.support.served import Served
 
-from freehold_agent.channel import Channel, JoinService, ServiceError, open_channel
 from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.contract.volumes import DELETE, KEEP, MAKE, Volume, VolumeList
 from freehold_agent.keep import NotJoinedError
+from freehold_agent.volume_channel import JoinService, ServiceError, VolumeChannel, open_channel
 from freehold_agent.volumes import VolumeKeeper
 from freehold_bootstrap import volume_records
 from freehold_bootstrap.join_service.audit import Audit
@@ -46,9 +46,9 @@ class House:
         (root / "var/lib/freehold").mkdir(parents=True, mode=0o755)
         self.channel = self.new()
 
-    def new(self) -> Channel:
+    def new(self) -> VolumeChannel:
         service = JoinService(self.document, str(self.root))
-        return Channel(service, VolumeKeeper(str(self.root)), lambda *said: self.log.append(said))
+        return VolumeChannel(service, VolumeKeeper(str(self.root)), lambda *said: self.log.append(said))
 
     def document(self) -> JoinDocument:
         return a_document(join_endpoints=self.endpoints, ca_pem=self.ca)

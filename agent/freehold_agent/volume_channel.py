@@ -87,7 +87,7 @@ def _watch_for_death(stream: socket.socket, timeout: float) -> None:
         stream.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-class Channel:
+class VolumeChannel:
     """One node's follower. `start` returns at once; it ends with the process."""
 
     def __init__(self, service: JoinService, volumes: VolumeKeeper, log: Log) -> None:
@@ -213,9 +213,9 @@ class Channel:
             self._log(WARNING, said)
 
 
-def open_channel(document: Callable[[], JoinDocument], log: Log, root: str = "") -> Channel:
+def open_channel(document: Callable[[], JoinDocument], log: Log, root: str = "") -> VolumeChannel:
     """Return the channel of this machine, not yet started."""
-    return Channel(JoinService(document, root), VolumeKeeper(root), log)
+    return VolumeChannel(JoinService(document, root), VolumeKeeper(root), log)
 
 
 def _refusal(status: int, body: bytes) -> str:
