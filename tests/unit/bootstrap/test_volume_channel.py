@@ -16,12 +16,12 @@ from freehold_agent.contract.volumes import DELETE, KEEP, MAKE, Volume, VolumeLi
 from freehold_agent.keep import NotJoinedError
 from freehold_agent.volume_channel import JoinService, ServiceError, VolumeChannel, open_channel
 from freehold_agent.volumes import VolumeKeeper
-from freehold_bootstrap import volume_records
+from freehold_bootstrap import node_record, volume_records
 from freehold_bootstrap.join_service.audit import Audit
 from freehold_bootstrap.join_service.document_watch import DocumentWatch
 from freehold_bootstrap.join_service.joining import Joining
 from freehold_bootstrap.join_service.routes import Routes
-from freehold_bootstrap.node_record import RECORDS
+from freehold_bootstrap.node_record import RECORDS, NodeRecord
 from freehold_bootstrap.pki_directory import PkiDirectory
 
 NAME = "pvc-00000000-0000-4000-8000-000000000001"
@@ -80,7 +80,9 @@ def house(
     serve: Callable[..., Served],
 ) -> House:
     api = FakeKubernetes()
-    api.add("/api/v1/nodes/w1", {"metadata": {"name": "w1"}})
+    node = api.add("/api/v1/nodes/w1", {"metadata": {"name": "w1"}})
+    record = NodeRecord("w1", ("10.73.0.12",), "join", node["metadata"]["uid"])
+    node_record.write(api, record, None)
     watch = DocumentWatch(api)
     served = serve(Routes(Joining(api, Audit(api)), watch).answer)
     certificate = tmp_path / "m" / paths.KUBELET_CLIENT_CERTIFICATE[1:]
@@ -233,7 +235,7 @@ def test_a_report_that_is_none_is_refused(house: House, body: Any) -> None:
         "POST", "/v1/volumes", body.encode() if isinstance(body, str) else body or b" "
     )
     assert (status, json.loads(said)["reason"]) == (400, "bad-request")
-    assert house.api.paths(RECORDS) == []
+    assert house.api.paths(RECORDS + "/volume-report-") == []
 
 
 def test_documents_and_lists_share_a_poll(house: House) -> None:
