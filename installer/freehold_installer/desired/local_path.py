@@ -1,7 +1,7 @@
 """Objects of local volumes: one StorageClass each, and the CSIDriver that makes the scheduler ask for room.
 
 No driver runs: the object says that nodes without room for a class are to be left out, as freehold-controller
-publishes them (docs/adr/0021).
+publishes them (docs/adr/0013).
 """
 
 from typing import Any
