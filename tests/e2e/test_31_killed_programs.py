@@ -45,6 +45,21 @@ def test_killed_node_programs_come_back(
     wait_for(lambda: _says(echo, shell) == "hello", whole.PATIENCE, f"exec into {shell} on {node}")
 
 
+def test_a_restart_of_the_api_server_refuses_nobody(cluster: Cluster, kubectl: Kubectl) -> None:
+    """While it starts, who connects waits: kubectl succeeds, and no program of a node sees a failed watch."""
+    plane = cluster.control_plane
+    since = cluster.run(plane, "date +%s")
+    cluster.run(plane, "systemctl restart --no-block kube-apiserver; " + CLOSED, timeout=30)
+    answer = kubectl("get", "namespace", "default", "--output=name", "--request-timeout=60s")
+    assert answer.stdout.strip() == "namespace/default"
+    wait_for(lambda: _answers(kubectl), whole.PATIENCE, "the API answers")
+    for machine in cluster.nodes:
+        units = " ".join(f"--unit={unit}" for unit in ("kubelet", "kube-proxy", "flannel"))
+        said = cluster.run(machine, f"journalctl --since=@{since} --output=cat {units}")
+        failed = [line for line in said.splitlines() if "Failed to watch" in line or "is forbidden" in line]
+        assert failed == [], machine
+
+
 def test_names_outlive_the_controller(cluster: Cluster, kubectl: Kubectl, echo: Kubectl) -> None:
     """While freehold-controller is down, DNS keeps its endpoints; its return changes nothing."""
     dns = kubectl.within("kube-system")
@@ -65,6 +80,7 @@ def test_nothing_has_to_be_applied(cluster: Cluster, echo: Kubectl) -> None:
     nothing_to_apply(cluster)
 
 
+CLOSED = "until nft list set inet freehold closed | grep -q 6443; do sleep 0.01; done"
 KILL = r"""
 declare -A old
 for unit in $*; do

@@ -8,6 +8,7 @@ from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.contract.release import digests_of
 from freehold_agent.contract.resources import File, Resource
 from freehold_agent.contract.unit_file import service
+from freehold_agent.desired import api_connection
 from freehold_agent.desired.credential import node_credential, node_kubeconfig
 from freehold_agent.desired.packet_filter import packet_filter
 
@@ -20,7 +21,9 @@ def kube_proxy_resources(document: JoinDocument, facts: Mapping[str, Any]) -> Li
     if not document.network.kube_proxy:
         return []
     config = (json.dumps(kube_proxy_config(document, facts), indent=1) + "\n").encode()
-    settings = {"OOMScoreAdjust": "-998"} if facts.get("cap_sys_resource") else {}
+    settings: Dict[str, Any] = {"Environment": api_connection.environment()}
+    if facts.get("cap_sys_resource"):
+        settings["OOMScoreAdjust"] = "-998"
     return [
         File(CONFIG, config),
         *service(

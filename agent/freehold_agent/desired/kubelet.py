@@ -8,7 +8,7 @@ from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.contract.release import digests_of
 from freehold_agent.contract.resources import Directory, File, Resource
 from freehold_agent.contract.unit_file import flags, service
-from freehold_agent.desired import containerd
+from freehold_agent.desired import api_connection, containerd
 from freehold_agent.desired.credential import node_kubeconfig
 
 UNIT = "kubelet"
@@ -43,7 +43,7 @@ def kubelet_resources(document: JoinDocument, facts: Mapping[str, Any]) -> List[
         ),
     ]
     settings: Dict[str, Any] = {
-        "Environment": ["PATH=" + containerd.PATH],
+        "Environment": ["PATH=" + containerd.PATH, *api_connection.environment()],
         "CPUAccounting": "yes",
         "MemoryAccounting": "yes",
         "LimitNOFILE": str(containerd.nofile(facts)),

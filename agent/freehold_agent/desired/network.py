@@ -12,6 +12,7 @@ from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.contract.release import digests_of
 from freehold_agent.contract.resources import Directory, File, Resource
 from freehold_agent.contract.unit_file import flags, service
+from freehold_agent.desired import api_connection
 from freehold_agent.desired.credential import node_credential, node_kubeconfig
 from freehold_agent.desired.machine import interface_of
 from freehold_agent.desired.packet_filter import packet_filter
@@ -100,7 +101,7 @@ def _flannel(document: JoinDocument, facts: Mapping[str, Any], net_conf: bytes) 
             "iface": document.addresses[0],
         }
     )
-    settings: Dict[str, Any] = {"Environment": ["NODE_NAME=" + document.node]}
+    settings: Dict[str, Any] = {"Environment": ["NODE_NAME=" + document.node, *api_connection.environment()]}
     if facts.get("cap_sys_resource"):
         settings["OOMScoreAdjust"] = "-998"
     return service(

@@ -11,6 +11,7 @@ import yaml
 from freehold_agent.contract import paths
 from freehold_agent.contract.resources import File, Resource
 from freehold_agent.contract.unit_file import flags, service
+from freehold_installer.desired import api_gate
 from freehold_installer.desired.control_plane_context import ControlPlaneContext, directory
 
 PKI = paths.PKI
@@ -42,6 +43,7 @@ def prerequisites(context: ControlPlaneContext) -> list[Resource]:
         context.pki_file("encryption.yaml", ENCRYPTION),
         File(AUTHENTICATION, _yaml(_authentication())),
         File(AUDIT_POLICY, _yaml(_audit_policy())),
+        *([api_gate.rules()] if _alone(context) else []),
     ]
 
 
@@ -120,7 +122,12 @@ def api_server(context: ControlPlaneContext) -> list[Resource]:
         ],
         slice_name=paths.CONTROL_SLICE,
         unit={"After": "network-online.target etcd.service", "Wants": "network-online.target etcd.service"},
-        service={"Type": "notify", "LimitNOFILE": "20000", "NoNewPrivileges": "yes"},
+        service={
+            "Type": "notify",
+            "LimitNOFILE": "20000",
+            "NoNewPrivileges": "yes",
+            **(api_gate.closing() if _alone(context) else {}),
+        },
     )
 
 
@@ -137,7 +144,8 @@ def api_ready(context: ControlPlaneContext) -> list[Resource]:
             "/usr/bin/python3",
             paths.SERVICES_ZIPAPP,
             "wait-ready",
-            f"--server={context.api_server}",
+            # Not the machine's own address: connections there wait until this unit lets them in.
+            f"--server=https://127.0.0.1:{paths.API_PORT}",
             f"--ca={PKI}/ca.crt",
         ],
         inputs=[],
@@ -153,6 +161,7 @@ def api_ready(context: ControlPlaneContext) -> list[Resource]:
             "RemainAfterExit": "yes",
             "Restart": "on-failure",
             "TimeoutStartSec": "300",
+            **(api_gate.opening() if _alone(context) else {}),
         },
     )
 
@@ -244,7 +253,7 @@ def _leader_election(context: ControlPlaneContext) -> dict[str, str]:
     With one control plane systemd already guarantees a single instance, and a lease left by a killed one would
     leave the cluster without controllers for up to 15 s (docs/adr/0005).
     """
-    if len(context.inventory.control_planes) == 1:
+    if _alone(context):
         return {"leader-elect": "false"}
     timings = context.inventory.config.control_plane.stateful_set.high_availability.timings
     return {
@@ -253,6 +262,11 @@ def _leader_election(context: ControlPlaneContext) -> dict[str, str]:
         "leader-elect-renew-deadline": f"{timings.renew_deadline}s",
         "leader-elect-retry-period": f"{timings.retry_period}s",
     }
+
+
+def _alone(context: ControlPlaneContext) -> bool:
+    """Say whether there is no other control plane that could take over."""
+    return len(context.inventory.control_planes) == 1
 
 
 def _authentication() -> dict[str, Any]:

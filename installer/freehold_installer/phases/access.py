@@ -44,7 +44,8 @@ def api_of(
         ca_pem=pki.ca_pem(),
         client_certificate=certificate or pki.certificate_path(request),
         client_key=None if certificate else pki.key_path(request),
-        connect=lambda: machine.api_socket(address, paths.API_PORT),
+        # By its loopback address: at the machine's own one connections wait while the API server starts.
+        connect=lambda: machine.api_socket("127.0.0.1", paths.API_PORT),
     )
 
 
