@@ -151,9 +151,10 @@ class _Build:
                 scratch_name = f"{self.lock.release}-{self.architecture}-{name}"
                 self.store.sweep(scratch_name)
                 with self.store.scratch(scratch_name) as scratch:
-                    outputs = {
-                        output: self.store.put_file(path) for output, path in make(name, scratch).items()
-                    }
+                    found = make(name, scratch)
+                    # One file may have several names; it is moved into the store once.
+                    stored = {path: self.store.put_file(path) for path in dict.fromkeys(found.values())}
+                    outputs = {output: stored[path] for output, path in found.items()}
                 self._record(name, key, outputs)
                 self.progress(name, "done", "")
                 return outputs

@@ -108,4 +108,6 @@ def list_bundles(output: OutputOption = "text") -> None:
 
 
 def _size(manifest: "Manifest") -> str:
-    return f"{len(manifest.entries)} files, {sum(entry.size for entry in manifest.entries) / 2**20:.0f} MiB"
+    # One file may have several names.
+    sizes = {entry.sha256: entry.size for entry in manifest.entries}
+    return f"{len(sizes)} files, {sum(sizes.values()) / 2**20:.0f} MiB"

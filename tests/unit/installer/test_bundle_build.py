@@ -44,6 +44,10 @@ LOCK = {
 }
 
 
+SHARED = "/shared"
+"""Where the fake source finds one file for several outputs."""
+
+
 class FakeSource:
     """Makes files whose content is the component's name and version."""
 
@@ -69,7 +73,11 @@ class FakeSource:
         if task.run.cancelled.is_set():
             raise CancelledBuild
         found = {}
-        for name in task.component.outputs:
+        for name, output in task.component.outputs.items():
+            if output.origin == SHARED:
+                found[name] = task.scratch / "shared"
+                found[name].write_text("one file")
+                continue
             found[name] = task.scratch / name.replace("/", "-")
             found[name].write_text(f"{task.name} {task.component.version} {task.architecture}")
         return found
@@ -107,6 +115,20 @@ def test_a_bundle_has_its_files_and_images(source: FakeSource, store: Store, rel
     assert store.path(manifest.entry("bin/alpha").sha256).read_text() == "alpha v1 amd64"
     assert store.load_manifest("1.2.3", "amd64") == manifest
     assert not list((store.root / "tmp").iterdir())
+
+
+def test_one_file_may_have_several_names(source: FakeSource, store: Store, tmp_path: Path) -> None:
+    """It is in the store once, and each name has its own roles."""
+    outputs = {
+        "bin/one": {"from": SHARED, "roles": ["node"]},
+        "bin/two": {"from": SHARED, "roles": ["control-plane"]},
+    }
+    component = {"version": "v1", "source": {"kind": "debian", "package": "both"}, "outputs": outputs}
+    write(tmp_path / "releases", {**LOCK, "components": {"both": component}, "images": {}})
+    manifest = build("1.2.3", "amd64", store=store, releases=tmp_path / "releases")
+    assert manifest.entry("bin/one").sha256 == manifest.entry("bin/two").sha256
+    assert [entry.roles for entry in manifest.entries] == [("node",), ("control-plane",)]
+    assert store.path(manifest.entry("bin/one").sha256).read_text() == "one file"
 
 
 def test_a_second_build_makes_nothing(source: FakeSource, store: Store, releases: Path) -> None:

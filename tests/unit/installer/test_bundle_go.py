@@ -92,6 +92,15 @@ def test_outputs_get_their_names(toolchain: Toolchain, tmp_path: Path) -> None:
     assert toolchain.words == ["1 packages compiled"]
 
 
+def test_one_program_under_several_names_is_built_once(toolchain: Toolchain, tmp_path: Path) -> None:
+    """Outputs with the same main package are the same file, and the toolchain is told once."""
+    outputs = {f"bin/{name}": {"from": "example.test/all", "roles": ["node"]} for name in ("one", "two")}
+    component = Component.model_validate({"version": "v1", "source": {"kind": "go"}, "outputs": outputs})
+    found = go.GoModules().make(toolchain.task(component, tmp_path))
+    assert found["bin/one"] == found["bin/two"]
+    assert toolchain.last_call.count("example.test/all") == 1
+
+
 def test_the_users_settings_do_not_reach_the_compiler(
     toolchain: Toolchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,7 +89,9 @@ class GoModules:
         arguments = [_go(), "build", "-v", "-trimpath", "-ldflags", " ".join(ldflags)]
         if source.tags:
             arguments += ["-tags", ",".join(source.tags)]
-        arguments += ["-o", f"{outputs}/", *(output.origin for output in task.component.outputs.values())]
+        # Several outputs may be one program under several names.
+        origins = dict.fromkeys(output.origin for output in task.component.outputs.values())
+        arguments += ["-o", f"{outputs}/", *origins]
         self._build(task, arguments, environment)
         found = {name: outputs / _program(output.origin) for name, output in task.component.outputs.items()}
         for name, path in found.items():
