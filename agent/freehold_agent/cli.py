@@ -6,8 +6,9 @@ Data goes to stdout, everything else to stderr; a failure is one message, never 
 import argparse
 import io
 import json
+import os
 import sys
-from typing import Any, Callable, Dict, List, Mapping, NoReturn, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, NoReturn, Optional, Sequence
 
 from freehold_agent import __version__
 from freehold_agent.contract.join_document import DocumentError
@@ -16,15 +17,33 @@ from freehold_agent.machine.lock import LockBusyError
 from freehold_agent.machine.programs import ProgramFailed
 from freehold_agent.machine.systemd import SystemdError
 
-EXIT_OK, EXIT_FAILED, EXIT_CHANGES, EXIT_INPUT, EXIT_UNFIT, EXIT_LOCKED = 0, 1, 2, 3, 4, 6
+if TYPE_CHECKING:
+    from freehold_agent.join_node import Wish
+
+EXIT_OK, EXIT_FAILED, EXIT_CHANGES, EXIT_INPUT, EXIT_UNFIT, EXIT_UNREACHABLE, EXIT_LOCKED = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+)
 EXIT_INTERRUPTED = 130
-STATUS_OF_KIND = {"input": EXIT_INPUT, "unfit": EXIT_UNFIT, "locked": EXIT_LOCKED}
+STATUS_OF_KIND = {
+    "input": EXIT_INPUT,
+    "refused": EXIT_INPUT,
+    "unfit": EXIT_UNFIT,
+    "unreachable": EXIT_UNREACHABLE,
+    "locked": EXIT_LOCKED,
+}
 EPILOG = """exit codes:
   0    done, nothing differs
   1    a step failed
   2    plan: something differs from the document
-  3    bad input: command line or document; this machine is no node
+  3    bad input: command line, document or join token; this machine is no node
   4    the machine lacks something that only its owner can provide
+  5    no control plane answers, or not the one meant, or the clocks differ
   6    another run is changing this machine
   130  interrupted
 """
@@ -90,7 +109,18 @@ def _parser() -> argparse.ArgumentParser:
     leave = add("leave", _leave, "remove everything freehold made on this machine")
     leave.add_argument("--yes", action="store_true", help="do it without asking")
     add("end-pods", _end_pods, "end all pods, if the machine is going down (a service does this)")
-    add("join-node", _join_node, "join this machine with a token (not yet)")
+    join = add("join-node", _join_node, "make this machine a node, with a token of `freehold token create`")
+    join.add_argument(
+        "--server", action="append", required=True, help="join service, https://ADDRESS:6444; may be repeated"
+    )
+    join.add_argument("--ca", required=True, help="file with the cluster's CA certificate (PEM)")
+    join.add_argument("--node", required=True, help="the name that the token is for")
+    join.add_argument("--address", action="append", help="must be one that the token admits; may be repeated")
+    renew = add("renew", _renew, "get a new certificate for this node with a token; everything else stays")
+    for command in (join, renew):
+        command.add_argument(
+            "--token-file", default="", help="read the token here; `-`: standard input; else it is asked for"
+        )
     add("version", _version, "print the agent's version")
     return parser
 
@@ -114,6 +144,8 @@ def _facts(options: argparse.Namespace) -> int:
     from freehold_agent.facts import gather
 
     facts = gather()
+    # A proxy's address may hold a password.
+    facts["proxy"] = sorted(facts["proxy"])
     if options.output == "json":
         _print(json.dumps(facts, indent=1))
     else:
@@ -164,14 +196,47 @@ def _end_pods(_options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _join_node(_options: argparse.Namespace) -> int:
-    return _fail(
-        {
-            "message": "join-node is not there yet: this version joins machines over SSH only",
-            "hint": "add the machine to the inventory and run freehold apply on the operator's machine",
-            "kind": "input",
-        }
-    )
+def _join_node(options: argparse.Namespace) -> int:
+    from freehold_agent.join_node import Wish
+
+    try:
+        with open(options.ca, encoding="ascii") as stream:
+            ca_pem = stream.read()
+    except (OSError, UnicodeDecodeError) as error:
+        return _fail({"message": "no CA certificate: {}".format(error), "kind": "input"})
+    wish = Wish(options.server, ca_pem, options.node, options.address or ())
+    return _joined(wish, options.token_file)
+
+
+def _renew(options: argparse.Namespace) -> int:
+    from freehold_agent.join_node import renewal
+
+    return _joined(renewal(), options.token_file)
+
+
+def _joined(wish: "Wish", token_file: str) -> int:
+    from freehold_agent.join_node import join_node, read_token
+
+    if os.geteuid() != 0:
+        return _fail({"message": "only root can make this machine a node", "hint": "sudo", "kind": "unfit"})
+    os.umask(0o022)
+    summary = join_node(wish, lambda: read_token(token_file, wish.node), _say, _tell)
+    _say("{} is a node of the cluster ({:.1f} s)".format(wish.node, summary.seconds))
+    return EXIT_OK
+
+
+def _tell(event: Mapping[str, Any]) -> None:
+    """Show a person what takes time: the steps, and units that were started."""
+    if event.get("event") == "step":
+        _say(str(event["title"]))
+    key = str(event.get("key", ""))
+    if event.get("event") == "change" and event.get("state") == "done" and key.startswith("unit:"):
+        _say("started " + key[len("unit:") :])
+
+
+def _say(text: str) -> None:
+    sys.stderr.write("freehold-agent: {}\n".format(text))
+    sys.stderr.flush()
 
 
 def _version(_options: argparse.Namespace) -> int:

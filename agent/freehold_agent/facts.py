@@ -16,6 +16,7 @@ from typing import Any, Dict, List, Optional
 
 from freehold_agent.contract import paths
 from freehold_agent.foreign import find_foreign
+from freehold_agent.machine.files import read_json
 from freehold_agent.machine.programs import ProgramFailed, run
 from freehold_agent.sockets import listening_sockets
 
@@ -85,6 +86,7 @@ def gather() -> Dict[str, Any]:
         "time": time.time(),
         "selinux": _selinux(),
         "release": os.path.basename(_link(paths.CURRENT)),
+        "proxy": _proxy(),
     }
 
 
@@ -244,6 +246,15 @@ def _disk(path: str) -> Dict[str, int]:
 def _memory() -> int:
     match = re.search(r"^MemTotal:\s+(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
     return int(match.group(1)) * 1024 if match else 0
+
+
+def _proxy() -> Dict[str, str]:
+    """Return `http`, `https` and `no` as they were in the environment of the join; empty without a proxy."""
+    try:
+        found = read_json(paths.PROXY)
+    except (OSError, ValueError):
+        return {}
+    return {str(name): str(value) for name, value in found.items()} if isinstance(found, dict) else {}
 
 
 def _selinux() -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Callable, Dict, Iterator, List, Mapping, Optional
 
 from freehold_agent.certificate import read_certificate
-from freehold_agent.contract import paths
+from freehold_agent.contract import fitness, paths
 from freehold_agent.contract.join_document import BootstrapCredential, DocumentError, JoinDocument
 from freehold_agent.contract.resources import Change, Resource, key_of
 from freehold_agent.converge import Deliverer, Progress, Summary, converge
@@ -291,7 +291,9 @@ def check_machine(document: JoinDocument, facts: Mapping[str, Any]) -> None:
     if interface_of(document.addresses[0], facts) is None:
         raise Unfit(
             "no interface of this machine has the address {}".format(document.addresses[0]),
-            hint="correct the host's internalAddress in the inventory",
+            hint="name one of its own, {}: internalAddress in the inventory, or freehold token create --address".format(
+                ", ".join(fitness.addresses(facts)) or "none known"
+            ),
         )
     architecture = facts.get("architecture", "")
     if document.manifest.architecture != architecture:

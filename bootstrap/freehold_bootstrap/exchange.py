@@ -68,6 +68,8 @@ class Exchange:
         self.status = status
         handler = self._handler
         handler.send_response_only(status)
+        # A machine that joins compares its clock with ours.
+        handler.send_header("Date", handler.date_time_string())
         for name, value in (headers or {}).items():
             handler.send_header(name, value)
         handler.send_header("Content-Length", str(length))

@@ -37,12 +37,13 @@ def the_manifest() -> Manifest:
 
 
 def a_node_of_each_kind() -> list[Resource]:
-    """Return everything that any node may hold: with and without a default route, with a private registry."""
+    """Return everything that any node may hold: with and without a default route, with a proxy and a private registry."""
     registries = {"registry.example.org": {"endpoints": ["https://mirror.example.org"], "caPem": "PEM"}}
     document = dataclasses.replace(a_document(), manifest=the_manifest(), registries=registries)
     writable = [*KUBELET_SYSCTLS, *LIMITS]
     modules = dict.fromkeys(("br_netfilter", "overlay", "nf_conntrack"), "loadable")
-    machines = [ubuntu(sysctls_writable=writable, limits={}, modules=modules), lab()]
+    proxy = {"http": "http://proxy.example.org:3128"}
+    machines = [ubuntu(sysctls_writable=writable, limits={}, modules=modules, proxy=proxy), lab()]
     return [resource for facts in machines for resource in desired_node(document, facts)]
 
 

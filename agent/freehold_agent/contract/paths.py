@@ -13,6 +13,8 @@ SERVICES_ZIPAPP = BIN + "/freehold-services.pyz"
 
 ETC = "/etc/freehold"
 JOIN_DOCUMENT = ETC + "/node.json"
+PROXY = ETC + "/proxy.json"
+"""The web proxy that was set when the machine joined by itself; may hold a password."""
 CLUSTER_CA = "/etc/kubernetes/pki/ca.crt"
 
 STATE = "/var/lib/freehold"
@@ -27,6 +29,8 @@ VOLUME_LIST = STATE + "/volumes.json"
 """The list of volumes that this node acted on last."""
 
 RUN = "/run/freehold"
+JOIN_STATE = RUN + "/join.json"
+"""What a machine that joins by itself calls itself, until it has joined. No token."""
 UNITS = "/etc/systemd/system"
 SYSCTL_DROPIN = "/etc/sysctl.d/99-freehold.conf"
 MODULES_DROPIN = "/etc/modules-load.d/freehold.conf"

@@ -15,7 +15,16 @@ from freehold_agent.contract.release import (
     release_directories,
 )
 from freehold_agent.contract.resources import Directory, File, Resource, Unit, key_of
-from freehold_agent.desired import agent_unit, containerd, credential, kube_proxy, kubelet, machine, network
+from freehold_agent.desired import (
+    agent_unit,
+    containerd,
+    credential,
+    kube_proxy,
+    kubelet,
+    machine,
+    network,
+    proxy,
+)
 
 ROLE = "node"
 NEEDS_CREDENTIAL = tuple(unit + ".service" for unit in (network.UNIT, kube_proxy.UNIT, agent_unit.UNIT))
@@ -35,6 +44,7 @@ def desired_node(
     everything: List[Resource] = [
         *machine.machine_resources(document, facts),
         *machine.boot_routes(document, facts),
+        *proxy.proxy_resources(document, facts),
         *containerd.containerd_resources(document, facts),
         *network.network_resources(document, facts),
         *credential.credential_resources(document),

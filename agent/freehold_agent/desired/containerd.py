@@ -13,6 +13,7 @@ from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.contract.release import digests_of
 from freehold_agent.contract.resources import Directory, File, Resource
 from freehold_agent.contract.unit_file import service
+from freehold_agent.desired import proxy
 
 PAUSE_IMAGE = "registry.freehold.invalid/pause:1"
 CERTIFICATES = "/etc/containerd/certs.d"
@@ -47,6 +48,7 @@ def containerd_resources(document: JoinDocument, facts: Mapping[str, Any]) -> Li
         "KillMode": "process",
         "TasksMax": "infinity",
         "LimitNOFILE": str(nofile(facts)),
+        **proxy.settings(facts),
     }
     if facts.get("cap_sys_resource"):
         settings["OOMScoreAdjust"] = "-999"
@@ -54,7 +56,7 @@ def containerd_resources(document: JoinDocument, facts: Mapping[str, Any]) -> Li
         UNIT,
         description="containerd container runtime (freehold)",
         command=[paths.BIN + "/containerd", "--config", paths.CONTAINERD_CONFIG],
-        reads=[paths.CONTAINERD_CONFIG],
+        reads=[paths.CONTAINERD_CONFIG, *proxy.reads(facts)],
         # Registry files are read at each pull, not at the start: they are no inputs.
         inputs=[
             config,

@@ -8,7 +8,7 @@ from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.contract.release import digests_of
 from freehold_agent.contract.resources import Directory, File, Resource
 from freehold_agent.contract.unit_file import flags, service
-from freehold_agent.desired import api_connection, containerd
+from freehold_agent.desired import api_connection, containerd, proxy
 from freehold_agent.desired.credential import node_kubeconfig
 
 UNIT = "kubelet"
@@ -47,6 +47,7 @@ def kubelet_resources(document: JoinDocument, facts: Mapping[str, Any]) -> List[
         "CPUAccounting": "yes",
         "MemoryAccounting": "yes",
         "LimitNOFILE": str(containerd.nofile(facts)),
+        **proxy.settings(facts),
     }
     if facts.get("cap_sys_resource"):
         settings["OOMScoreAdjust"] = "-999"
@@ -58,7 +59,7 @@ def kubelet_resources(document: JoinDocument, facts: Mapping[str, Any]) -> List[
             UNIT,
             description="kubelet, the Kubernetes node agent (freehold)",
             command=command,
-            reads=[CONFIG],
+            reads=[CONFIG, *proxy.reads(facts)],
             inputs=[
                 config,
                 node_kubeconfig(document),

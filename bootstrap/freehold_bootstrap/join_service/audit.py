@@ -26,7 +26,7 @@ class Audit:
         """Note what was done with a known token; `reason` is one CamelCase word."""
         journal.notice(message, reason=reason, token=record.id, node=record.node, source=source)
         try:
-            self._api.create(EVENTS, _event(record, reason, "{} (from {})".format(message, source)))
+            self._api.create(EVENTS, token_event(record, reason, "{} (from {})".format(message, source)))
         except Conflict:
             pass
         except (ApiError, OSError) as error:
@@ -37,7 +37,10 @@ class Audit:
         journal.notice("join refused", reason=reason, source=source)
 
 
-def _event(record: JoinTokenRecord, reason: str, message: str) -> Dict[str, Any]:
+def token_event(
+    record: JoinTokenRecord, reason: str, message: str, component: str = "freehold-join"
+) -> Dict[str, Any]:
+    """Return the Event that says what `component` did with a token."""
     now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     name = join_token_name(record.id)
     metadata = {"generateName": name + ".", "namespace": NAMESPACE}
@@ -56,5 +59,5 @@ def _event(record: JoinTokenRecord, reason: str, message: str) -> Dict[str, Any]
         "firstTimestamp": now,
         "lastTimestamp": now,
         "count": 1,
-        "source": {"component": "freehold-join"},
+        "source": {"component": component},
     }

@@ -36,10 +36,7 @@ class DocumentWatch:
             threading.Thread(target=self._run, args=(kind,), name=kind, daemon=True).start()
 
     def wait(self, node: str, generation: int, timeout: float) -> Optional[Document]:
-        """Return the node's document once its generation is above the given one; None after `timeout` seconds.
-
-        Raises LookupError while nothing has been read yet.
-        """
+        """Return the node's document once its generation is above the given one. Else as `wait_for`."""
         return self.wait_for(node, generation, None, timeout)
 
     def wait_for(
@@ -47,24 +44,28 @@ class DocumentWatch:
     ) -> Optional[Document]:
         """Return the node's document or its list of volumes, whichever is first of a greater generation.
 
-        None stands for what is not asked for; None is returned after `timeout` seconds. Raises LookupError while
-        what is asked for has not been read yet.
+        None stands for what is not asked for; None is returned after `timeout` seconds, and as soon as the document
+        is gone: the node was removed. Raises LookupError while what is asked for has not been read yet.
         """
+        own = document_name(node)
         asked = [
             (kind, name, generation)
             for kind, name, generation in (
-                ("document", document_name(node), document),
+                ("document", own, document),
                 (volume_records.LIST, volume_records.name_of(volume_records.LIST, node), volumes),
             )
             if generation is not None
         ]
         deadline = time.monotonic() + timeout
         with self._known:
+            there = own in self._documents["document"]
             while True:
                 for kind, name, generation in asked:
                     found = self._documents[kind].get(name)
                     if found is not None and found[0] > generation:
                         return found
+                if there and own not in self._documents["document"]:
+                    return None
                 left = deadline - time.monotonic()
                 if left <= 0:
                     if not all(self._synced[kind] for kind, _, _ in asked):

@@ -7,11 +7,13 @@ from freehold_installer.cli import (
     bundle,
     kubeconfig,
     logs,
+    node,
     plan,
     reset,
     schema,
     settings,
     status,
+    token,
     version,
 )
 
@@ -41,6 +43,8 @@ app.command("status")(status.command)
 app.command("kubeconfig")(kubeconfig.command)
 app.command("logs")(logs.command)
 app.command("reset")(reset.command)
+app.add_typer(token.app, name="token")
+app.add_typer(node.app, name="node")
 app.add_typer(bundle.app, name="bundle")
 app.command("schema")(schema.schema)
 app.command("version")(version.command)

@@ -1,33 +1,20 @@
 """Can this machine do what the inventory asks of it? Every problem of every machine at once, before any change.
 
-Pure: facts and inventory in, sentences out.
+Pure: facts and inventory in, sentences out. What holds for any machine stands in the agent's `contract.fitness`.
 """
 
 import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
-from freehold_agent.contract import paths
+from freehold_agent.contract import fitness, paths
+from freehold_agent.contract.fitness import NODE_PORTS
 from freehold_installer.config import Host, Inventory
 
-MINIMUM_PYTHON = (3, 9)
-MINIMUM_NFT = (1, 0, 1)
-MINIMUM_KERNEL = (5, 13)
-"""kube-proxy's nftables mode; below either it would need iptables mode."""
-MEMORY = {True: 1536 << 20, False: 512 << 20}
+MEMORY = {True: 1536 << 20, False: fitness.NODE_MEMORY}
 """Bytes a control plane and a worker cannot do without."""
-DISK = {True: 3 << 30, False: 1536 << 20}
+DISK = {True: 3 << 30, False: fitness.NODE_DISK}
 """Bytes free under /opt and /var/lib for a control plane and a worker before a first installation."""
-PACKAGES = {
-    "conntrack": "conntrack",
-    "ip": "iproute2",
-    "iptables": "iptables",
-    "modprobe": "kmod",
-    "mount": "mount",
-    "nft": "nftables",
-    "umount": "mount",
-}
-"""Tool -> Debian's package name; freehold installs no distribution packages."""
 CONTROL_PORTS = {
     ("tcp", 2379): "etcd",
     ("tcp", 2380): "etcd",
@@ -39,8 +26,6 @@ CONTROL_PORTS = {
     ("tcp", 10257): "kube-controller-manager",
     ("tcp", 10259): "kube-scheduler",
 }
-NODE_PORTS = {("tcp", 10250): "kubelet", ("tcp", 10248): "kubelet", ("tcp", 10256): "kube-proxy"}
-OUR_LINKS = ("cni0", "flannel.1")
 
 
 def problems(inventory: Inventory, host: Host, facts: Mapping[str, Any], *, installed: bool) -> list[str]:
@@ -48,18 +33,30 @@ def problems(inventory: Inventory, host: Host, facts: Mapping[str, Any], *, inst
 
     `installed`: freehold has a record on the machine, so its own ports and files are no obstacle.
     """
-    found = [*_system(facts), *_tools(facts)]
-    if facts["foreign"]:
-        found.append(
-            "there is a Kubernetes or container runtime that freehold did not make: "
-            + ", ".join(facts["foreign"])
-            + "; remove it first, two on one machine break each other"
-        )
+    found = [*fitness.system(facts), *fitness.tools(facts), *fitness.strangers(facts)]
     found += _addresses(inventory, host, facts)
+    control = host.is_control_plane
     if not installed:
-        found += _ports(inventory, host, facts)
-        found += _room(host, facts)
-    found += _overlaps(inventory, facts)
+        ports = dict(CONTROL_PORTS) if control else {}
+        if host.name in {node.name for node in inventory.nodes}:
+            ports |= NODE_PORTS
+        found += fitness.ports_in_use(facts, ports)
+        found += fitness.room(facts, MEMORY[control], DISK[control])
+    networking = inventory.config.networking
+    networks = [
+        ("networking.podCIDR", str(networking.pod_cidr)),
+        ("networking.serviceCIDR", str(networking.service_cidr)),
+    ]
+    mask = networking.node_cidr_mask_size
+    found += fitness.overlaps(
+        facts,
+        networks,
+        lambda route: (
+            _is_host_gateway(inventory, route)
+            # Nodes that joined without SSH are in no inventory.
+            or (installed and fitness.is_host_gateway(route, str(networking.pod_cidr), mask))
+        ),
+    )
     return found
 
 
@@ -83,38 +80,6 @@ def notes(facts: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _system(facts: Mapping[str, Any]) -> list[str]:
-    found = []
-    if _version(facts["python"])[:2] < MINIMUM_PYTHON:
-        found.append(
-            f"Python {facts['python']} is too old, 3.9 is needed: install python3.9 or newer as python3"
-        )
-    if not facts["tools"].get("systemctl"):
-        found.append("it does not run systemd, which keeps every component of freehold")
-    if _version(facts["kernel"])[:2] < MINIMUM_KERNEL:
-        found.append(f"kernel {facts['kernel']} is too old for kube-proxy's nftables mode, 5.13 is needed")
-    if facts["architecture"] not in ("amd64", "arm64"):
-        found.append(f"architecture {facts['architecture']} is not built; amd64 and arm64 are")
-    for module in ("br_netfilter", "overlay"):
-        if facts["modules"].get(module) == "absent":
-            found.append(f"its kernel has no {module} (neither built in nor as a module)")
-    return found
-
-
-def _tools(facts: Mapping[str, Any]) -> list[str]:
-    missing = sorted(name for name in PACKAGES if not facts["tools"].get(name))
-    found = []
-    if missing:
-        packages = " ".join(dict.fromkeys(PACKAGES[name] for name in missing))
-        found.append(
-            f"{', '.join(missing)} missing: apt-get install {packages} (dnf install on the RHEL family)"
-        )
-    nft = facts["tools"].get("nft")
-    if nft and _version(nft) < MINIMUM_NFT:
-        found.append(f"nft {nft} is too old for kube-proxy's nftables mode, 1.0.1 is needed")
-    return found
-
-
 def _addresses(inventory: Inventory, host: Host, facts: Mapping[str, Any]) -> list[str]:
     own = {
         ipaddress.ip_interface(address).ip
@@ -131,65 +96,7 @@ def _addresses(inventory: Inventory, host: Host, facts: Mapping[str, Any]) -> li
     ]
 
 
-def _ports(inventory: Inventory, host: Host, facts: Mapping[str, Any]) -> list[str]:
-    ports = dict(CONTROL_PORTS) if host.is_control_plane else {}
-    if host.name in {node.name for node in inventory.nodes}:
-        ports |= NODE_PORTS
-    found = []
-    for socket in facts["listening"]:
-        purpose = ports.pop((socket["protocol"], socket["port"]), None)
-        if purpose:
-            holder = socket["process"] or "another program"
-            found.append(
-                f"{socket['protocol']} port {socket['port']}, which {purpose} needs, is in use by {holder}"
-            )
-    return found
-
-
-def _room(host: Host, facts: Mapping[str, Any]) -> list[str]:
-    found = []
-    control = host.is_control_plane
-    if facts["memory"] < MEMORY[control]:
-        found.append(f"{facts['memory'] >> 20} MiB of memory; at least {MEMORY[control] >> 20} are needed")
-    for path in ("/opt", "/var/lib"):
-        free = facts["disk"][path]["free"]
-        if free < DISK[control]:
-            found.append(f"{free >> 20} MiB free under {path}; at least {DISK[control] >> 20} are needed")
-    return found
-
-
-def _overlaps(inventory: Inventory, facts: Mapping[str, Any]) -> list[str]:
-    """Return where the machine's routes and the cluster's networks overlap, other than by our own doing."""
-    networking = inventory.config.networking
-    networks = {"podCIDR": networking.pod_cidr, "serviceCIDR": networking.service_cidr}
-    found = []
-    for route in facts["routes"]:
-        destination = route["destination"]
-        if destination in ("0.0.0.0/0", "::/0", "") or route["protocol"] == paths.ROUTE_PROTOCOL:
-            continue
-        if route["device"] in OUR_LINKS or _is_host_gateway(inventory, route):
-            continue
-        taken = ipaddress.ip_network(destination, strict=False)
-        for key, network in networks.items():
-            wanted = ipaddress.ip_network(str(network))
-            if taken.version == wanted.version and taken.overlaps(wanted):
-                found.append(
-                    f"networking.{key} {wanted} overlaps its route to {taken} over {route['device']}; choose another"
-                )
-    return found
-
-
 def _is_host_gateway(inventory: Inventory, route: Mapping[str, Any]) -> bool:
     """Say whether this is flannel's host-gw route to another node's pods."""
     gateways = {str(host.internal_address) for host in inventory.nodes}
     return route.get("via") in gateways
-
-
-def _version(text: str) -> tuple[int, ...]:
-    numbers = []
-    for part in text.split("-", maxsplit=1)[0].split("."):
-        digits = "".join(c for c in part if c.isdigit())
-        if not digits:
-            break
-        numbers.append(int(digits))
-    return tuple(numbers)

@@ -1,5 +1,6 @@
 """Status: what each machine and the API say now. Reads only."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from freehold_agent.machine.kubernetes_api import ApiError
@@ -65,10 +66,12 @@ def _nodes(run: Run) -> tuple[list[dict[str, Any]] | None, str]:
         return None, f"does not answer: {error}"
     finally:
         api.close()
-    return [_row(node) for node in items], ""
+    hosts = run.inventory.hosts
+    return [{**node_row(node), "inventory": node["metadata"]["name"] in hosts} for node in items], ""
 
 
-def _row(node: dict[str, Any]) -> dict[str, Any]:
+def node_row(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what tables say of a Node."""
     conditions = {c["type"]: c for c in node["status"].get("conditions", [])}
     ready = conditions.get("Ready", {}).get("status") == "True"
     addresses = [a["address"] for a in node["status"].get("addresses", []) if a["type"] == "InternalIP"]

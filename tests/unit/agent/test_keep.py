@@ -244,10 +244,11 @@ class TestCommandLine:
         assert caught.value.code == 3
         assert "usage:" in capsys.readouterr().err
 
-    def test_joining_with_a_token_is_not_yet_there(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """join-node says what to do instead."""
-        assert cli.main(["join-node"]) == 3
-        assert "not there yet" in capsys.readouterr().err
+    def test_joining_says_what_is_missing(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """join-node without a CA file is bad input, in one sentence."""
+        arguments = ["--server", "https://10.0.0.2:6444", "--node", "w1", "--ca", str(tmp_path / "none")]
+        assert cli.main(["join-node", *arguments]) == 3
+        assert "no CA certificate" in capsys.readouterr().err
 
     def test_leaving_needs_a_yes(self, capsys: pytest.CaptureFixture[str]) -> None:
         """Nothing is removed without --yes."""
