@@ -103,9 +103,10 @@ class _JoinNode:
         facts = self._facts()
         _check(facts, installed=bool(owners))
         self._client.check_clock()
-        if kept is not None and self._is_member(kept):
-            self._say("this machine is node {} already; what is missing is put in place".format(kept.node))
-            return self._become(kept, None)
+        newest = self._membership(kept) if kept is not None else None
+        if newest is not None:
+            self._say("this machine is node {} already; what is missing is put in place".format(newest.node))
+            return self._become(newest, None)
         token = self._ask_token()
         claim, fresh = self._claim()
         body = request_body(self._wish.node, claim, self._wish.addresses, facts)
@@ -172,12 +173,12 @@ class _JoinNode:
                 hint=leave,
             )
 
-    def _is_member(self, kept: JoinDocument) -> bool:
-        """Say whether the cluster still knows this machine as that very node."""
+    def _membership(self, kept: JoinDocument) -> Optional[JoinDocument]:
+        """Return the newest document if the cluster still knows this machine as that very node, else None."""
         if not kept.node_uid or not credential_valid(kept, self._host.now(), self._root):
-            return False
+            return None
         stored = self._client.document(kept.node, self._certificate)
-        return stored is not None and stored.node_uid == kept.node_uid
+        return stored if stored is not None and stored.node_uid == kept.node_uid else None
 
     def _claim(self) -> "tuple[str, bool]":
         """Return what this machine calls itself, and whether it is new: random, kept until it has joined or is

@@ -1,4 +1,5 @@
-"""The resident loop: look at this node every minute, and put back what differs from its document.
+"""The resident loop: look at this node every minute, and put back what differs from its document. A newer document
+(`channel`) is taken at once.
 
 Nothing is written while nothing differs. It never fights another run: whoever changes the machine holds its lock,
 and this loop comes again later. Logs go to the journal by level prefix, one line per change or failure.
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
 from freehold_agent import volume_channel
+from freehold_agent.channel import ERROR, NOTICE, Channel, Log
 from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import DocumentError, JoinDocument
 from freehold_agent.contract.resources import Artifact, Change
@@ -40,10 +42,9 @@ LONGEST_PAUSE = 300.0
 SLICE = 60.0
 """Seconds between two signs of life while waiting."""
 STATUS = paths.RUN + "/agent.json"
-ERROR, WARNING, NOTICE, INFO = 3, 4, 5, 6
-"""Levels of syslog, which the journal reads from a `<N>` prefix."""
-
-Log = Callable[[int, str], None]
+REMOVED = (
+    "this node was removed from the cluster; freehold-agent leave --yes takes everything off this machine"
+)
 
 
 class NotJoinedError(AgentError):
@@ -82,13 +83,21 @@ class Keeper:
     def __init__(self, host: Optional[Host] = None, log: Log = to_journal) -> None:
         self._host = host or Host()
         self._log = log
+        self._channel: Optional[Channel] = None
         self._failures = 0
         self._outcome: Dict[str, Any] = {}
 
+    def follow(self, wake: Callable[[], None]) -> None:
+        """Ask for newer documents from now on; `wake` is called when a look is due."""
+        root = self._host.root
+        self._channel = Channel(lambda: read_document(root), wake, self._log, root=root)
+        self._channel.start()
+
     def round(self) -> float:
         """Look once and put back what differs; return the seconds until the next look. Never raises."""
+        offered = self._channel.offered() if self._channel else None
         try:
-            changes = repair(self._host, self._tell)
+            changes = repair(self._host, self._tell, offered)
         except (Locked, LockBusyError):
             return BUSY_PAUSE
         except BehindError as error:
@@ -104,7 +113,12 @@ class Keeper:
         if self._failures:
             self._log(NOTICE, "this node is as its document says again")
         self._failures = 0
-        self._remember("converged", "", changes)
+        if self._channel is not None and offered is not None:
+            self._channel.taken(offered)
+        if self._channel is not None and self._channel.removed:
+            self._remember("removed", REMOVED, changes)
+        else:
+            self._remember("converged", "", changes)
         return INTERVAL * random.uniform(0.8, 1.2)  # noqa: S311  no secret
 
     def _failed(self, message: str) -> float:
@@ -134,14 +148,19 @@ class Keeper:
             files.write_json(self._host.root + STATUS, self._outcome, 0o644)
 
 
-def repair(host: Host, progress: Callable[[Dict[str, Any]], None]) -> List[Change]:
+def repair(
+    host: Host, progress: Callable[[Dict[str, Any]], None], offered: Optional[JoinDocument] = None
+) -> List[Change]:
     """Bring this node to what its document says, once, and return what changed.
 
+    A document that is `offered` is taken when it is a newer one of the same join: generations never go back.
     Raises NotJoinedError on a machine that is no node, LockBusyError at once while another run changes it,
     BehindError while this node's document is older than the machine, and what `converge` raises.
     """
     with host.lock(timeout=0):
         document = read_document(host.root)
+        if offered is not None and offered.node_uid == document.node_uid:
+            document = max(document, offered, key=lambda one: one.generation)
         if not os.path.exists(host.root + paths.KUBELET_CLIENT_CERTIFICATE):
             raise NotJoinedError(
                 "this node has no certificate yet", hint="run freehold apply on the operator's machine"
@@ -211,8 +230,14 @@ def run(keeper: Optional[Keeper] = None) -> int:
     # Before the first look: whoever started us may still hold the lock that the look needs.
     notify("READY=1")
     volume_channel.open_channel(read_document, to_journal).start()
+    keeper.follow(lambda: _poke(writer))
     while True:
         _wait(reader, keeper.round())
+
+
+def _poke(writer: int) -> None:
+    with contextlib.suppress(BlockingIOError):  # full: a look is due anyway
+        os.write(writer, b"x")
 
 
 def _stop(*_: object) -> None:

@@ -1,0 +1,164 @@
+"""The node's one channel after its join: a long poll for a newer document, with the kubelet's certificate.
+
+A thread asks; the resident loop decides what to do with what came. The document on disk is the truth until a newer one
+has been taken: without any control plane a node goes on as it is. Knows nothing of resources.
+"""
+
+import http.client
+import random
+import threading
+import time
+import urllib.parse
+from typing import Callable, Optional
+
+from freehold_agent.contract import paths
+from freehold_agent.contract.join_document import DocumentError, JoinDocument
+from freehold_agent.join_client import Reply, ask
+
+WAIT = 240.0
+"""Seconds of one poll; jittered, so that a thousand agents do not ask again at the same moment."""
+MARGIN = 15.0
+"""Seconds that an answer may take beyond that."""
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+"""Seconds until the next try after a failure: doubled from the first to the longest."""
+REMOVED_PAUSE = 600.0
+"""Seconds between two questions of a node that was removed: it may be admitted again."""
+TOLD_AFTER = 3
+"""Failures in a row until they are worth a line: a control plane that restarts is none."""
+ERROR, WARNING, NOTICE, INFO = 3, 4, 5, 6
+
+Log = Callable[[int, str], None]
+
+
+class Channel:
+    """Follows the document of one node; `offered` is what the loop has not taken yet."""
+
+    def __init__(
+        self,
+        current: Callable[[], JoinDocument],
+        wake: Callable[[], None],
+        log: Log,
+        *,
+        root: str = "",
+        ask: Callable[..., Reply] = ask,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """`current` reads the document on disk, `wake` makes the loop look at once."""
+        self._current = current
+        self._wake = wake
+        self._log = log
+        self._certificate = root + paths.KUBELET_CLIENT_CERTIFICATE
+        self._ask = ask
+        self._sleep = sleep
+        self._lock = threading.Lock()
+        self._offered: Optional[JoinDocument] = None
+        self._seen = ("", 0)
+        """UID of the Node and the newest generation that came for it, taken or not."""
+        self._failures = 0
+        self._server = 0
+        self.removed = False
+        """The cluster does not know this node any more."""
+
+    def start(self) -> None:
+        """Follow in a thread of its own, until the process ends."""
+        threading.Thread(target=self._run, name="channel", daemon=True).start()
+
+    def offered(self) -> Optional[JoinDocument]:
+        """Return the newest document that came, None when nothing newer than the one on disk has."""
+        with self._lock:
+            return self._offered
+
+    def taken(self, document: JoinDocument) -> None:
+        """Forget what is offered: this very one is on disk now."""
+        with self._lock:
+            if self._offered is not None and self._offered.generation <= document.generation:
+                self._offered = None
+
+    def _run(self) -> None:
+        while True:
+            try:
+                pause = self.poll()
+            except Exception as error:  # noqa: BLE001  the thread outlives every mistake of ours
+                self._log(ERROR, "internal error of the channel: {}: {}".format(type(error).__name__, error))
+                pause = LONGEST_PAUSE
+            if pause:
+                self._sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  no secret
+
+    def poll(self) -> float:
+        """Ask once; return the seconds until the next question."""
+        try:
+            document = self._current()
+        except Exception:  # noqa: BLE001  the loop says what is wrong with it
+            return LONGEST_PAUSE
+        if not document.join_endpoints:
+            return LONGEST_PAUSE
+        generation = document.generation
+        if self._seen[0] == document.node_uid:
+            generation = max(generation, self._seen[1])
+        wait = WAIT * random.uniform(0.8, 1.0)  # noqa: S311  no secret
+        path = "/v1/document/{}?generation={}&wait={:.0f}".format(
+            urllib.parse.quote(document.node, safe=""), generation, wait
+        )
+        server = document.join_endpoints[self._server % len(document.join_endpoints)]
+        try:
+            reply = self._ask(
+                server,
+                document.ca_pem,
+                "GET",
+                path,
+                certificate=self._certificate,
+                timeout=wait + MARGIN,
+            )
+        except (OSError, http.client.HTTPException) as error:
+            return self._failed("{} cannot be asked for a newer document: {}".format(server, error))
+        return self._judge(reply, document, server)
+
+    def _judge(self, reply: Reply, document: JoinDocument, server: str) -> float:
+        if reply.status == 410:
+            if not self.removed:
+                self.removed = True
+                self._log(
+                    ERROR,
+                    "node {} was removed from the cluster; to take everything off this machine: "
+                    "freehold-agent leave --yes".format(document.node),
+                )
+                self._wake()
+            return REMOVED_PAUSE
+        if reply.status not in (200, 204):
+            return self._failed("{} answered {}".format(server, reply.status))
+        if self.removed:
+            self.removed = False
+            self._log(NOTICE, "node {} is known to the cluster again".format(document.node))
+        if self._failures >= TOLD_AFTER:
+            self._log(NOTICE, "{} answers again".format(server))
+        self._failures = 0
+        if reply.status == 204:
+            return 0.0
+        return self._consider(reply.body, document)
+
+    def _consider(self, text: bytes, document: JoinDocument) -> float:
+        """Offer a newer document of this very node; anything else is said once and never taken."""
+        try:
+            newer = JoinDocument.loads(text)
+        except DocumentError as error:
+            return self._failed("the newest document cannot be used, the present one stays: {}".format(error))
+        if (newer.node, newer.node_uid) != (document.node, document.node_uid):
+            return self._failed(
+                "the newest document is for another join of {}; join this machine again".format(newer.node)
+            )
+        if newer.generation <= max(document.generation, self._seen[1]):
+            return self._failed("generation {} came after {}".format(newer.generation, document.generation))
+        self._seen = (newer.node_uid, newer.generation)
+        with self._lock:
+            self._offered = newer
+        self._log(INFO, "document generation {} came".format(newer.generation))
+        self._wake()
+        return 0.0
+
+    def _failed(self, message: str) -> float:
+        """Try the next server; a line in the journal only when it lasts."""
+        self._failures += 1
+        self._server += 1
+        if self._failures == TOLD_AFTER:
+            self._log(WARNING, message)
+        return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._failures - 1, 10))
