@@ -43,6 +43,8 @@ class Plan:
     objects: tuple[Change, ...] = ()
     """Kubernetes objects."""
     notes: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    """Nodes that no inventory names: they joined without SSH, and apply leaves them as they are."""
 
     @property
     def empty(self) -> bool:
@@ -73,6 +75,8 @@ class Plan:
             "notes": list(self.notes),
         }
         body["digest"] = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        # Not part of what is carried out: a machine that joins meanwhile makes no other plan of it.
+        body["otherNodes"] = list(self.others)
         return body
 
 

@@ -37,7 +37,7 @@ def the_manifest() -> Manifest:
 
 
 def a_node_of_each_kind() -> list[Resource]:
-    """Return everything that any node may hold: with and without a default route, with a proxy and a private registry."""
+    """Return everything that any node may hold: with and without a default route, with proxy and registry."""
     registries = {"registry.example.org": {"endpoints": ["https://mirror.example.org"], "caPem": "PEM"}}
     document = dataclasses.replace(a_document(), manifest=the_manifest(), registries=registries)
     writable = [*KUBELET_SYSCTLS, *LIMITS]

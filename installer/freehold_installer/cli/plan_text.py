@@ -36,6 +36,7 @@ def lines(plan: Plan, *, verbose: bool = False) -> Iterator[Line]:
     """Yield the lines of a plan. `verbose`: new files whole, diffs of any length."""
     if plan.empty:
         yield "summary", f"{plan.cluster}: nothing to change"
+        yield from _others(plan)
         if verbose:
             yield from (("note", f"  note: {note}") for note in _notes(plan))
         return
@@ -49,6 +50,7 @@ def lines(plan: Plan, *, verbose: bool = False) -> Iterator[Line]:
         for change in plan.objects:
             yield _kind(change), f"  {SIGNS[change.action]} {change.title or change.key}"
     yield from (("note", f"note: {note}") for note in plan.notes)
+    yield from _others(plan)
     yield "summary", summary(plan)
 
 
@@ -128,6 +130,11 @@ def _lines(text: str) -> list[str]:
 def _kind(change: Change) -> Kind:
     kinds: dict[str, Kind] = {"create": "create", "update": "update", "delete": "delete"}
     return kinds[change.action]
+
+
+def _others(plan: Plan) -> Iterator[Line]:
+    if plan.others:
+        yield "note", f"joined without SSH, left as they are: {', '.join(plan.others)}"
 
 
 def _notes(plan: Plan) -> Iterator[str]:

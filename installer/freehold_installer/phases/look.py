@@ -93,6 +93,7 @@ def plan_of(run: Run, state: ClusterState) -> Plan:
         to_be_issued=tuple(trust.to_be_issued(run.inventory, state.pki)),
         objects=tuple(_object_changes(run, state, tuple(machines.values()))),
         notes=(_room_for_nodes(state),),
+        others=tuple(_other_nodes(run, state)),
     )
 
 
@@ -180,6 +181,22 @@ def _object_changes(run: Run, state: ClusterState, machines: tuple[MachinePlan, 
         return admissions
     finally:
         api.close()
+
+
+def _other_nodes(run: Run, state: ClusterState) -> list[str]:
+    """Return the nodes that joined without SSH; none while the API does not answer, which is said elsewhere."""
+    plane = state.inventory.control_planes[0]
+    if "control" not in state.seen[plane.name].owners or state.pki.missing([trust.ADMIN]):
+        return []
+    api = access.api_of(run.machines[plane.name], plane.internal_address, state.pki, trust.ADMIN)
+    try:
+        names = [node["metadata"]["name"] for node in api.list("/api/v1/nodes")["items"]]
+    except (OSError, ApiError):
+        return []
+    finally:
+        api.close()
+    gone = {*state.inventory.hosts, *leave.pending(run)}
+    return [name for name in names if name not in gone]
 
 
 def _room_for_nodes(state: ClusterState) -> str:

@@ -1,0 +1,294 @@
+"""A machine that the installer has never seen joins by one pasted line, lives as its document says, and is removed.
+
+The second worker leaves the cluster for this and comes back by an apply at the end.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.support.api_from_machine import ApiFromMachine
+from tests.support.cluster import Cluster
+from tests.support.kubectl import Answer, Kubectl, wait_for
+from tests.support.paste_on_machine import Pasted, paste
+
+from freehold_agent.contract import paths
+
+AGENT = f"python3 -I {paths.AGENT_ZIPAPP}"
+FORBIDDEN = 403
+SECRET_PLACES = (
+    "/etc /var/lib/freehold /var/lib/kubelet /var/log /run /root /home /tmp /opt/freehold/releases"
+)
+
+Make = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def spare(cluster: Cluster) -> str:
+    """The name of the machine that joins without SSH."""
+    return cluster.workers[-1]
+
+
+@pytest.fixture(scope="module")
+def smaller(cluster: Cluster, spare: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An inventory without that machine, which has nothing of freehold on it; it comes back at the end."""
+    said = cluster.freehold("reset", "--machine", spare, "--yes")
+    assert not said.failed, str(said)
+    inventory = cluster.lab.inventory()
+    del inventory["hosts"][spare]
+    path = tmp_path_factory.mktemp("inventory") / "smaller.yaml"
+    path.write_text(yaml.safe_dump(inventory, sort_keys=False), encoding="utf-8")
+    yield path
+    cluster.freehold("node", "remove", spare, "--no-drain", "--yes", inventory=path)
+    cluster.run(spare, f"test ! -e {paths.AGENT_ZIPAPP} || {AGENT} leave --yes", timeout=120)
+    said = cluster.freehold("apply", "--yes")
+    assert not said.failed, str(said)
+    cluster.load_images()
+
+
+@pytest.fixture(scope="module")
+def freehold(cluster: Cluster, smaller: Path) -> Callable[..., Answer]:
+    """The command with the smaller inventory."""
+
+    def run(*arguments: str) -> Answer:
+        return cluster.freehold(*arguments, inventory=smaller)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def make(freehold: Callable[..., Answer], spare: str) -> Make:
+    """Make a token for the spare machine (or another name)."""
+
+    def token(*options: str, node: str = spare) -> dict[str, Any]:
+        said = freehold("token", "create", "--node", node, "--output", "json", *options)
+        assert not said.failed, str(said)
+        made: dict[str, Any] = said.json
+        return made
+
+    return token
+
+
+@pytest.fixture(scope="module")
+def joined(cluster: Cluster, spare: str, make: Make) -> tuple[dict[str, Any], Pasted]:
+    """The machine after the line was pasted there; what was made, and what a person saw."""
+    made = make("--label", "example.org/rack=r1", "--taint", "example.org/new=:NoSchedule")
+    dead = "http://user:proxysecret@192.0.2.1:3128"
+    proxies = {"https_proxy": dead, "http_proxy": dead, "no_proxy": "example.org"}
+    return made, paste(cluster.lab, spare, made, environment=proxies)
+
+
+def test_refusals_are_one_sentence_and_change_nothing(cluster: Cluster, spare: str, make: Make) -> None:
+    """Wrong, mistyped, expired, revoked and other machines' tokens each say what they are; the machine stays empty."""
+    good, other, short = make(), make(node="other"), make("--ttl", "1s")
+    wrong = good["token"][:-4] + ("aaaa" if not good["token"].endswith("aaaa") else "bbbb")
+    revoked = make()
+    assert not cluster.freehold("token", "revoke", revoked["id"]).failed
+    wait_for(lambda: _listed(cluster, short["id"]) == "expired", 20, "the short token to expire")
+    said = {
+        "is not valid": paste(cluster.lab, spare, good, token=wrong),
+        "not all of it": paste(cluster.lab, spare, good, token=good["token"][:-5]),
+        "for another node": paste(cluster.lab, spare, good, token=other["token"]),
+        "has expired": paste(cluster.lab, spare, short),
+        "valid;": paste(cluster.lab, spare, revoked),
+    }
+    for text, pasted in said.items():
+        assert pasted.code == 3, pasted.shown
+        assert text in pasted.shown
+        assert "Traceback" not in pasted.shown
+    left = "ls -d /opt/freehold /etc/freehold /etc/kubernetes /var/lib/freehold /run/freehold/join.json 2>/dev/null"
+    assert cluster.run(spare, f"{left} || true") == ""
+    for made in (good, other, short):
+        assert not cluster.freehold("token", "revoke", made["id"]).failed
+
+
+def _listed(cluster: Cluster, token_id: str) -> str:
+    rows = cluster.freehold("token", "list", "--output", "json").json
+    return str({row["id"]: row["state"] for row in rows}.get(token_id))
+
+
+def test_a_pasted_line_makes_a_node(
+    cluster: Cluster, kubectl: Kubectl, spare: str, joined: tuple[dict[str, Any], Pasted]
+) -> None:
+    """One line and a typed token: the node is Ready with its labels and taints, whatever proxy is set."""
+    _, pasted = joined
+    assert pasted.code == 0, pasted.shown
+    assert "is a node of the cluster" in pasted.last
+    kubectl.wait(f"node/{spare}", "condition=Ready", timeout=60)
+    node = kubectl.json("get", "node", spare)
+    assert node["metadata"]["labels"]["example.org/rack"] == "r1"
+    assert {"key": "example.org/new", "effect": "NoSchedule"} in node["spec"]["taints"]
+
+
+def test_the_token_was_seen_nowhere(
+    cluster: Cluster, spare: str, joined: tuple[dict[str, Any], Pasted]
+) -> None:
+    """Not echoed, in no command line or environment while it ran, in no file, journal or audit log afterwards."""
+    made, pasted = joined
+    secret = made["token"].rpartition(".")[2]
+    assert secret not in pasted.shown
+    assert secret not in made["line"]
+    assert pasted.seen == []
+    files = (
+        f'grep --recursive --files-with-matches --fixed-strings --devices=skip -e "$(cat)" {SECRET_PLACES}'
+    )
+    journal = 'journalctl --no-pager | grep --count --fixed-strings -e "$(cat)"'
+    for machine in (spare, cluster.control_plane):
+        assert cluster.run(machine, f"{files} 2>/dev/null || true", stdin=secret) == "", machine
+        assert cluster.run(machine, f"{journal} || true", stdin=secret) == "0", machine
+
+
+def test_a_proxy_is_for_images_only(
+    cluster: Cluster, spare: str, joined: tuple[dict[str, Any], Pasted]
+) -> None:
+    """containerd knows the proxy and what not to ask it for; its password is for root only."""
+    found = cluster.run(spare, "stat -c '%a %U' /etc/freehold/proxy.env; cat /etc/freehold/proxy.env")
+    assert found.startswith("600 root")
+    direct = re.search(r'NO_PROXY="(.*)"', found)
+    assert direct is not None
+    entries = direct[1].split(",")
+    address = cluster.address(cluster.control_plane)
+    assert {"example.org", "10.96.0.0/12", "10.244.0.0/16", ".svc", ".cluster.local", address} <= set(entries)
+    units = cluster.run(spare, "systemctl cat containerd kubelet; journalctl --no-pager -u freehold-agent")
+    assert "proxysecret" not in units
+    assert units.count("EnvironmentFile=/etc/freehold/proxy.env") == 2
+
+
+def test_apply_leaves_it_alone(
+    freehold: Callable[..., Answer], spare: str, joined: tuple[dict[str, Any], Pasted]
+) -> None:
+    """The inventory does not name it: plan has nothing to change and names it, status shows it."""
+    plan = freehold("plan", "--output", "json")
+    assert plan.code == 0, str(plan)
+    assert plan.json["otherNodes"] == [spare]
+    status = freehold("status", "--output", "json").json
+    assert {node["name"]: node["inventory"] for node in status["nodes"]}[spare] is False
+    rows = {row["name"]: row for row in freehold("node", "list", "--output", "json").json}
+    assert rows[spare]["joined"] == "token"
+    assert rows[spare]["ready"] is True
+
+
+def test_a_token_joins_once(
+    cluster: Cluster, spare: str, make: Make, joined: tuple[dict[str, Any], Pasted]
+) -> None:
+    """The same line again finds a member and asks for nothing; a new token for the name is refused at once."""
+    made, _ = joined
+    again = paste(cluster.lab, spare, made, token="")
+    assert again.code == 0, again.shown
+    assert "join token for" not in again.shown
+    said = cluster.freehold("token", "create", "--node", spare)
+    assert said.code == 3
+    assert "--replace" in said.stderr
+
+
+def test_labels_and_taints_arrive(
+    cluster: Cluster,
+    freehold: Callable[..., Answer],
+    kubectl: Kubectl,
+    spare: str,
+    joined: tuple[dict[str, Any], Pasted],
+) -> None:
+    """`node set` changes the Node, and the document on the machine within seconds: a newer generation."""
+    before = _document(cluster, spare)["generation"]
+    said = freehold("node", "set", spare, "--label", "example.org/rack=r2", "--taint", "example.org/new-")
+    assert not said.failed, str(said)
+    node = kubectl.json("get", "node", spare)
+    assert node["metadata"]["labels"]["example.org/rack"] == "r2"
+    assert not [taint for taint in node["spec"].get("taints", ()) if taint["key"] == "example.org/new"]
+    wait_for(
+        lambda: _document(cluster, spare)["labels"].get("example.org/rack") == "r2", 20, "the newer document"
+    )
+    assert _document(cluster, spare)["generation"] > before
+
+
+def _document(cluster: Cluster, machine: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(cluster.run(machine, f"cat {paths.JOIN_DOCUMENT}"))
+    return document
+
+
+def test_a_removed_node_is_nobody(
+    cluster: Cluster,
+    freehold: Callable[..., Answer],
+    kubectl: Kubectl,
+    here: Kubectl,
+    spare: str,
+    joined: tuple[dict[str, Any], Pasted],
+) -> None:
+    """From the moment of its removal its certificate gets no Node, Pod, certificate or token and reads no Secret."""
+    here("create", "secret", "generic", "password", "--from-literal=password=swordfish")
+    cluster.load_images()
+    here.apply(*cluster.objects("with-secret", node=spare))
+    here.wait("pod/with-secret", "condition=Ready", timeout=60)
+    api = ApiFromMachine(cluster, spare)
+    secret = f"/api/v1/namespaces/{here.namespace}/secrets/password"
+    assert api.get(secret).status == 200
+    said = freehold("node", "remove", spare, "--no-drain", "--yes")
+    assert not said.failed, str(said)
+    assert api.get(secret).status == FORBIDDEN
+    body: Any = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": spare}}
+    assert api("POST", "/api/v1/nodes", body).status == FORBIDDEN
+    account = f"/api/v1/namespaces/{here.namespace}/serviceaccounts/default/token"
+    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": None}}
+    assert api("POST", account, body).status == FORBIDDEN
+    assert api.get(f"/api/v1/namespaces/{here.namespace}/pods/with-secret").status in (FORBIDDEN, 404)
+    assert _asked_document(cluster, spare) == "410"
+    wait_for(
+        lambda: "was removed from the cluster" in cluster.run(spare, f"{AGENT} status || true"),
+        60,
+        "the agent to say so",
+    )
+    assert spare not in [node["metadata"]["name"] for node in kubectl.json("get", "nodes")["items"]]
+    assert freehold("plan").code == 0
+
+
+def _asked_document(cluster: Cluster, machine: str) -> str:
+    certificate = paths.KUBELET_CLIENT_CERTIFICATE
+    url = f"https://{cluster.address(cluster.control_plane)}:{paths.JOIN_PORT}/v1/document/{machine}"
+    return cluster.run(
+        machine,
+        f"curl --silent --output /dev/null --write-out '%{{http_code}}' --cacert {paths.CLUSTER_CA} "
+        f"--cert {certificate} --key {certificate} {url}",
+    )
+
+
+def test_it_comes_back_after_a_kill(
+    cluster: Cluster, kubectl: Kubectl, spare: str, make: Make, joined: tuple[dict[str, Any], Pasted]
+) -> None:
+    """Killed after its admission and run again with the same token, it joins: nothing has to be wiped."""
+    made = make()
+    killed = paste(cluster.lab, spare, made, kill_at="admitted as")
+    assert killed.killed, killed.shown
+    again = paste(cluster.lab, spare, made)
+    assert again.code == 0, again.shown
+    kubectl.wait(f"node/{spare}", "condition=Ready", timeout=60)
+
+
+def test_a_lost_certificate_is_renewed_with_a_token(
+    cluster: Cluster, freehold: Callable[..., Answer], kubectl: Kubectl, spare: str, make: Make
+) -> None:
+    """`node rejoin` and `freehold-agent renew`: a new certificate, pods and data stay."""
+    kubectl.wait(f"node/{spare}", "condition=Ready", timeout=60)
+    uid = kubectl.json("get", "node", spare)["metadata"]["uid"]
+    cluster.run(spare, f"systemctl stop kubelet; rm {paths.KUBELET_STATE}/pki/kubelet-client-*")
+    made = freehold("node", "rejoin", spare, "--output", "json").json
+    cluster.run(spare, f"{AGENT} renew --token-file -", stdin=made["token"] + "\n", timeout=120)
+    kubectl.wait(f"node/{spare}", "condition=Ready", timeout=60)
+    assert kubectl.json("get", "node", spare)["metadata"]["uid"] == uid
+
+
+def test_leaving_leaves_nothing(
+    cluster: Cluster, freehold: Callable[..., Answer], spare: str, joined: tuple[dict[str, Any], Pasted]
+) -> None:
+    """`node remove` and `freehold-agent leave` on the machine: nothing of freehold is left there."""
+    said = freehold("node", "remove", spare, "--timeout", "1m", "--yes")
+    assert not said.failed, str(said)
+    cluster.run(spare, f"{AGENT} leave --yes", timeout=120)
+    left = "/opt/freehold /etc/freehold /etc/kubernetes /var/lib/freehold /var/lib/kubelet /run/freehold"
+    assert cluster.run(spare, f"ls -d {left} 2>/dev/null || true") == ""
+    assert (
+        cluster.run(spare, "systemctl list-units --all --plain --no-legend 'freehold*' kubelet.service") == ""
+    )
