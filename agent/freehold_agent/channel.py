@@ -129,12 +129,12 @@ class Channel:
         if self.removed:
             self.removed = False
             self._log(NOTICE, "node {} is known to the cluster again".format(document.node))
-        if self._failures >= TOLD_AFTER:
-            self._log(NOTICE, "{} answers again".format(server))
-        self._failures = 0
-        if reply.status == 204:
-            return 0.0
-        return self._consider(reply.body, document)
+        pause = self._consider(reply.body, document) if reply.status == 200 else 0.0
+        if not pause:
+            if self._failures >= TOLD_AFTER:
+                self._log(NOTICE, "{} answers as it should again".format(server))
+            self._failures = 0
+        return pause
 
     def _consider(self, text: bytes, document: JoinDocument) -> float:
         """Offer a newer document of this very node; anything else is said once and never taken."""

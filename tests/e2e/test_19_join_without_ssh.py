@@ -51,7 +51,7 @@ def smaller(cluster: Cluster, spare: str, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def freehold(cluster: Cluster, smaller: Path) -> Callable[..., Answer]:
+def operator(cluster: Cluster, smaller: Path) -> Callable[..., Answer]:
     """The command with the smaller inventory."""
 
     def run(*arguments: str) -> Answer:
@@ -61,11 +61,11 @@ def freehold(cluster: Cluster, smaller: Path) -> Callable[..., Answer]:
 
 
 @pytest.fixture(scope="module")
-def make(freehold: Callable[..., Answer], spare: str) -> Make:
+def make(operator: Callable[..., Answer], spare: str) -> Make:
     """Make a token for the spare machine (or another name)."""
 
     def token(*options: str, node: str = spare) -> dict[str, Any]:
-        said = freehold("token", "create", "--node", node, "--output", "json", *options)
+        said = operator("token", "create", "--node", node, "--output", "json", *options)
         assert not said.failed, str(said)
         made: dict[str, Any] = said.json
         return made
@@ -159,15 +159,15 @@ def test_a_proxy_is_for_images_only(
 
 
 def test_apply_leaves_it_alone(
-    freehold: Callable[..., Answer], spare: str, joined: tuple[dict[str, Any], Pasted]
+    operator: Callable[..., Answer], spare: str, joined: tuple[dict[str, Any], Pasted]
 ) -> None:
     """The inventory does not name it: plan has nothing to change and names it, status shows it."""
-    plan = freehold("plan", "--output", "json")
+    plan = operator("plan", "--output", "json")
     assert plan.code == 0, str(plan)
     assert plan.json["otherNodes"] == [spare]
-    status = freehold("status", "--output", "json").json
+    status = operator("status", "--output", "json").json
     assert {node["name"]: node["inventory"] for node in status["nodes"]}[spare] is False
-    rows = {row["name"]: row for row in freehold("node", "list", "--output", "json").json}
+    rows = {row["name"]: row for row in operator("node", "list", "--output", "json").json}
     assert rows[spare]["joined"] == "token"
     assert rows[spare]["ready"] is True
 
@@ -187,14 +187,14 @@ def test_a_token_joins_once(
 
 def test_labels_and_taints_arrive(
     cluster: Cluster,
-    freehold: Callable[..., Answer],
+    operator: Callable[..., Answer],
     kubectl: Kubectl,
     spare: str,
     joined: tuple[dict[str, Any], Pasted],
 ) -> None:
     """`node set` changes the Node, and the document on the machine within seconds: a newer generation."""
     before = _document(cluster, spare)["generation"]
-    said = freehold("node", "set", spare, "--label", "example.org/rack=r2", "--taint", "example.org/new-")
+    said = operator("node", "set", spare, "--label", "example.org/rack=r2", "--taint", "example.org/new-")
     assert not said.failed, str(said)
     node = kubectl.json("get", "node", spare)
     assert node["metadata"]["labels"]["example.org/rack"] == "r2"
@@ -212,7 +212,7 @@ def _document(cluster: Cluster, machine: str) -> dict[str, Any]:
 
 def test_a_removed_node_is_nobody(
     cluster: Cluster,
-    freehold: Callable[..., Answer],
+    operator: Callable[..., Answer],
     kubectl: Kubectl,
     here: Kubectl,
     spare: str,
@@ -226,7 +226,7 @@ def test_a_removed_node_is_nobody(
     api = ApiFromMachine(cluster, spare)
     secret = f"/api/v1/namespaces/{here.namespace}/secrets/password"
     assert api.get(secret).status == 200
-    said = freehold("node", "remove", spare, "--no-drain", "--yes")
+    said = operator("node", "remove", spare, "--no-drain", "--yes")
     assert not said.failed, str(said)
     assert api.get(secret).status == FORBIDDEN
     body: Any = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": spare}}
@@ -242,7 +242,7 @@ def test_a_removed_node_is_nobody(
         "the agent to say so",
     )
     assert spare not in [node["metadata"]["name"] for node in kubectl.json("get", "nodes")["items"]]
-    assert freehold("plan").code == 0
+    assert operator("plan").code == 0
 
 
 def _asked_document(cluster: Cluster, machine: str) -> str:
@@ -268,23 +268,23 @@ def test_it_comes_back_after_a_kill(
 
 
 def test_a_lost_certificate_is_renewed_with_a_token(
-    cluster: Cluster, freehold: Callable[..., Answer], kubectl: Kubectl, spare: str, make: Make
+    cluster: Cluster, operator: Callable[..., Answer], kubectl: Kubectl, spare: str, make: Make
 ) -> None:
     """`node rejoin` and `freehold-agent renew`: a new certificate, pods and data stay."""
     kubectl.wait(f"node/{spare}", "condition=Ready", timeout=60)
     uid = kubectl.json("get", "node", spare)["metadata"]["uid"]
     cluster.run(spare, f"systemctl stop kubelet; rm {paths.KUBELET_STATE}/pki/kubelet-client-*")
-    made = freehold("node", "rejoin", spare, "--output", "json").json
+    made = operator("node", "rejoin", spare, "--output", "json").json
     cluster.run(spare, f"{AGENT} renew --token-file -", stdin=made["token"] + "\n", timeout=120)
     kubectl.wait(f"node/{spare}", "condition=Ready", timeout=60)
     assert kubectl.json("get", "node", spare)["metadata"]["uid"] == uid
 
 
 def test_leaving_leaves_nothing(
-    cluster: Cluster, freehold: Callable[..., Answer], spare: str, joined: tuple[dict[str, Any], Pasted]
+    cluster: Cluster, operator: Callable[..., Answer], spare: str, joined: tuple[dict[str, Any], Pasted]
 ) -> None:
     """`node remove` and `freehold-agent leave` on the machine: nothing of freehold is left there."""
-    said = freehold("node", "remove", spare, "--timeout", "1m", "--yes")
+    said = operator("node", "remove", spare, "--timeout", "1m", "--yes")
     assert not said.failed, str(said)
     cluster.run(spare, f"{AGENT} leave --yes", timeout=120)
     left = "/opt/freehold /etc/freehold /etc/kubernetes /var/lib/freehold /var/lib/kubelet /run/freehold"

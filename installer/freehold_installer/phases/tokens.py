@@ -53,6 +53,7 @@ def create(run: Run, request: TokenRequest) -> dict[str, Any]:
 def create_with(run: Run, api: KubernetesApi, request: TokenRequest) -> dict[str, Any]:
     """As `create`, through an API client that is open. Raises FreeholdError, BootstrapError, ApiError, OSError."""
     settings = settings_of(api)
+    agent = _agent(settings)
     _check_node(api, request, settings)
     plane = run.machines[run.inventory.control_planes[0].name]
     now = datetime.fromtimestamp(int(plane.run(["date", "+%s"]).text), UTC)
@@ -69,7 +70,6 @@ def create_with(run: Run, api: KubernetesApi, request: TokenRequest) -> dict[str
     )
     api.create(JOIN_TOKENS, record.to_object())
     _note(run, api, record, "TokenCreated", "join token made")
-    agent = _agent(settings)
     line = paste_line.line(
         artifact_url=f"{settings.artifact_endpoints[0]}/v1/artifacts/{agent.sha256}",
         sha256=agent.sha256,

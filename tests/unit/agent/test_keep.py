@@ -192,6 +192,20 @@ def test_a_damaged_document_is_one_line(node: Node) -> None:
     assert node.log == [(keep.ERROR, "join document version 99; this agent knows version 1")]
 
 
+def test_a_newer_document_is_taken_and_an_older_one_is_not(node: Node) -> None:
+    """What is offered counts when it is a newer document of the same join."""
+    seen: list[str] = []
+
+    def converge(resources: Any, *_: Any) -> Summary:
+        seen.extend(r.content.decode() for r in resources if r.name == paths.JOIN_DOCUMENT)
+        return Summary((), 0.1)
+
+    host = dataclasses.replace(node.host, converge=converge)
+    for changes in ({"generation": 7}, {"generation": 0}, {"generation": 9, "node_uid": "another"}):
+        repair(host, lambda _e: None, a_document(**changes))
+    assert [json.loads(text)["generation"] for text in seen] == [7, 1, 1]
+
+
 LOOP = """
 import sys
 from freehold_agent import keep
