@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import sys
+import time
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
@@ -19,11 +20,12 @@ from freehold_agent.contract.join_document import DocumentError, JoinDocument
 from freehold_agent.converge import Deliverer, Progress, Summary
 from freehold_agent.errors import BadRequest, Unfit
 from freehold_agent.fetch import Fetcher
-from freehold_agent.join import Host, credential_valid, join
+from freehold_agent.join import Host, credential_valid, join, settle
 from freehold_agent.join_client import JoinClient, Refused, request_body
 from freehold_agent.keep import read_document
 from freehold_agent.machine import files
 from freehold_agent.records import OWNERS, Record
+from freehold_agent.store import HashCache
 
 LONGEST_TOKEN = 512
 _TOKEN = re.compile(r"fh1\.[a-z0-9]{10}\.[a-z0-9]{52}")
@@ -127,19 +129,18 @@ class _JoinNode:
     def _become(self, document: JoinDocument, credential: Any) -> Summary:
         fetcher = self._around.fetch(document)
         deliver: Deliverer = fetcher
+        begun = time.monotonic()
         try:
-            summary = join(
-                document,
-                credential or (lambda: None),
-                deliver,
-                self._progress,
-                host=self._host,
-            )
+            joined = join(document, credential or (lambda: None), deliver, self._progress, host=self._host)
+            servers = document.join_endpoints
+            self._around.client(servers, document.ca_pem, say=self._say).finish(self._certificate)
+            files.remove(self._root + paths.JOIN_STATE)
+            # It is Ready by now: what it was not kept waiting for, and durable bytes.
+            settled = settle(document, deliver, self._progress, host=self._host)
         finally:
             fetcher.close()
-        self._around.client(document.join_endpoints, document.ca_pem, say=self._say).finish(self._certificate)
-        files.remove(self._root + paths.JOIN_STATE)
-        return summary
+        HashCache(self._root + paths.HASHES).settle()
+        return Summary((*joined.changes, *settled.changes), time.monotonic() - begun)
 
     def _facts(self) -> Dict[str, Any]:
         """Return the machine's facts with the proxy of our environment: from now on it is one of them."""
