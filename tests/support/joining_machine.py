@@ -56,9 +56,11 @@ class _Mortal(JoinClient):
 
 
 class JoiningMachine:
-    """`join(wish, token)`; its kubelet gets what `certificate` returns, then `reports` is called."""
+    """`join(wish, token)`; its kubelet gets what `certificate` returns, then `reports` is called with it."""
 
-    def __init__(self, root: Path, certificate: Callable[[], bytes], reports: Callable[[], None]) -> None:
+    def __init__(
+        self, root: Path, certificate: Callable[[], bytes], reports: Callable[[bytes], None]
+    ) -> None:
         self.root = root
         self.certificate = certificate
         self.reports = reports
@@ -158,5 +160,6 @@ class JoiningMachine:
         if bootstrap.exists():
             text = bootstrap.read_text()
             self.bootstrap_seen.append(text.split('"token": "')[1].split('"')[0])
-            (self.root / paths.KUBELET_CLIENT_CERTIFICATE[1:]).write_bytes(self.certificate())
-            self.reports()
+            certificate = self.certificate()
+            (self.root / paths.KUBELET_CLIENT_CERTIFICATE[1:]).write_bytes(certificate)
+            self.reports(certificate)

@@ -1,6 +1,9 @@
 """A machine with a token and the real join service: over TLS on loopback, with a pretended cluster behind it."""
 
+import dataclasses
+import hashlib
 import json
+import ssl
 import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -17,12 +20,13 @@ from freehold_agent.contract.join_document import Network
 from freehold_agent.errors import AgentError, BadRequest, StepFailed, Unfit
 from freehold_agent.join_client import JoinClient, Refused, Unreachable
 from freehold_agent.join_node import Wish, proxy_of, read_token
-from freehold_bootstrap import exchange, profiles, tokens
+from freehold_bootstrap import exchange, node_record, profiles, tokens
 from freehold_bootstrap.cluster_settings import ClusterSettings
 from freehold_bootstrap.join_service.audit import Audit
 from freehold_bootstrap.join_service.document_watch import DocumentWatch
 from freehold_bootstrap.join_service.joining import SETTINGS, Joining
 from freehold_bootstrap.join_service.routes import Routes
+from freehold_bootstrap.node_record import NodeRecord
 from freehold_bootstrap.pki_directory import PkiDirectory
 from freehold_bootstrap.profiles import CertificateRequest
 
@@ -68,6 +72,16 @@ class Cluster:
         self.api.create(tokens.JOIN_TOKENS, record.to_object())
         return token.reveal()
 
+    def issued(self, certificate: bytes) -> None:
+        """Do what controller and kubelet do once a certificate was issued: write it down, report."""
+        pem = certificate.decode().partition("-----END CERTIFICATE-----")[0] + "-----END CERTIFICATE-----\n"
+        fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
+        stored = node_record.read_object(self.api, "w1")
+        assert stored is not None
+        record = NodeRecord.from_object(stored)
+        node_record.write(self.api, dataclasses.replace(record, credentials=(fingerprint,)), stored)
+        goes_live(self.api, "w1")
+
     def wish(self, **changes: Any) -> Wish:
         return Wish(**{"servers": (self.server,), "ca_pem": self.pki.ca_pem(), "node": "w1", **changes})
 
@@ -83,7 +97,7 @@ def machine(tmp_path: Path, cluster: Cluster, node_certificate: Callable[..., st
     return JoiningMachine(
         tmp_path,
         certificate=lambda: Path(node_certificate("system:node:w1")).read_bytes(),
-        reports=lambda: goes_live(cluster.api, "w1"),
+        reports=cluster.issued,
     )
 
 
