@@ -1,22 +1,28 @@
-"""The node's one channel after its join: a long poll for a newer document, with the kubelet's certificate.
+"""The node's one channel after its join: a long poll for what is newer, with the kubelet's certificate.
 
-A thread asks; the resident loop decides what to do with what came. The document on disk is the truth until a newer one
-has been taken: without any control plane a node goes on as it is. Knows nothing of resources.
+A thread asks. What comes is a document, and the resident loop decides what to do with it, or the list of this node's
+volumes, which `volume_channel` acts on. What is on disk is the truth until a newer one has been taken: without any
+control plane a node goes on as it is. Knows nothing of resources.
 """
 
 import http.client
+import json
 import random
 import threading
 import time
 import urllib.parse
-from typing import Callable, Optional
+from typing import Any, Callable, Dict, Optional
 
 from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import DocumentError, JoinDocument
+from freehold_agent.contract.volumes import KIND
 from freehold_agent.join_client import Reply, ask
+from freehold_agent.volume_channel import VolumeChannel
 
 WAIT = 240.0
 """Seconds of one poll; jittered, so that a thousand agents do not ask again at the same moment."""
+WAIT_WITHOUT_VOLUMES = 10.0
+"""Seconds of a poll that asks for the document only, because the list of volumes could not be acted on."""
 MARGIN = 15.0
 """Seconds that an answer may take beyond that."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
@@ -39,15 +45,19 @@ class Channel:
         wake: Callable[[], None],
         log: Log,
         *,
+        volumes: Optional[VolumeChannel] = None,
         root: str = "",
+        wait: float = WAIT,
         ask: Callable[..., Reply] = ask,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`current` reads the document on disk, `wake` makes the loop look at once."""
+        """`current` reads the document on disk, `wake` makes the loop look at once; None follows no volumes."""
         self._current = current
         self._wake = wake
         self._log = log
+        self._volumes = volumes
         self._certificate = root + paths.KUBELET_CLIENT_CERTIFICATE
+        self._wait = wait
         self._ask = ask
         self._sleep = sleep
         self._lock = threading.Lock()
@@ -95,9 +105,18 @@ class Channel:
         generation = document.generation
         if self._seen[0] == document.node_uid:
             generation = max(generation, self._seen[1])
-        wait = WAIT * random.uniform(0.8, 1.0)  # noqa: S311  no secret
-        path = "/v1/document/{}?generation={}&wait={:.0f}".format(
-            urllib.parse.quote(document.node, safe=""), generation, wait
+        query = {"generation": generation}
+        longest = self._wait
+        if self._volumes is not None:
+            listed = self._volumes.ready()
+            if listed is None:
+                longest = min(longest, WAIT_WITHOUT_VOLUMES)
+            else:
+                query["volumes"] = listed
+        wait = longest * random.uniform(0.8, 1.0)  # noqa: S311  no secret
+        query["wait"] = round(wait)
+        path = "/v1/document/{}?{}".format(
+            urllib.parse.quote(document.node, safe=""), urllib.parse.urlencode(query)
         )
         server = document.join_endpoints[self._server % len(document.join_endpoints)]
         try:
@@ -138,6 +157,10 @@ class Channel:
 
     def _consider(self, text: bytes, document: JoinDocument) -> float:
         """Offer a newer document of this very node; anything else is said once and never taken."""
+        volumes = _list_in(text)
+        if volumes is not None and self._volumes is not None:
+            self._volumes.receive(volumes)
+            return 0.0
         try:
             newer = JoinDocument.loads(text)
         except DocumentError as error:
@@ -162,3 +185,12 @@ class Channel:
         if self._failures == TOLD_AFTER:
             self._log(WARNING, message)
         return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._failures - 1, 10))
+
+
+def _list_in(text: bytes) -> Optional[Dict[str, Any]]:
+    """Return an answer that is a list of volumes, None for any other."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return data if isinstance(data, dict) and data.get("kind") == KIND else None

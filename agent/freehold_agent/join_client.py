@@ -9,6 +9,7 @@ import email.utils
 import http.client
 import json
 import random
+import socket
 import ssl
 import time
 import urllib.parse
@@ -92,6 +93,7 @@ def ask(
     with contextlib.closing(connection):
         connection.connect()
         connection.sock.settimeout(timeout)
+        _notice_death(connection.sock)
         headers = {"User-Agent": "freehold-agent"}
         if token:
             headers["Authorization"] = "Bearer " + token
@@ -101,6 +103,13 @@ def ask(
         response = connection.getresponse()
         content = response.read(LARGEST_ANSWER)
         return Reply(response.status, {name.lower(): value for name, value in response.getheaders()}, content)
+
+
+def _notice_death(stream: socket.socket) -> None:
+    """Notice a peer that died without a word long before a long poll would end."""
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3)):
+        stream.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 class JoinClient:

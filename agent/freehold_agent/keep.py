@@ -15,7 +15,6 @@ import time
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
-from freehold_agent import volume_channel
 from freehold_agent.channel import ERROR, NOTICE, Channel, Log
 from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import DocumentError, JoinDocument
@@ -31,6 +30,8 @@ from freehold_agent.machine.programs import ProgramFailed
 from freehold_agent.machine.systemd import SystemdError, notify
 from freehold_agent.records import Record
 from freehold_agent.store import HashCache
+from freehold_agent.volume_channel import JoinService, VolumeChannel
+from freehold_agent.volumes import VolumeKeeper
 
 INTERVAL = 60.0
 """Seconds between two looks, jittered by a fifth: a thousand agents must not look at once."""
@@ -88,9 +89,11 @@ class Keeper:
         self._outcome: Dict[str, Any] = {}
 
     def follow(self, wake: Callable[[], None]) -> None:
-        """Ask for newer documents from now on; `wake` is called when a look is due."""
+        """Ask for newer documents and volumes from now on; `wake` is called when a look is due."""
         root = self._host.root
-        self._channel = Channel(lambda: read_document(root), wake, self._log, root=root)
+        volumes = VolumeChannel(JoinService(lambda: read_document(root), root), VolumeKeeper(root), self._log)
+        volumes.start()
+        self._channel = Channel(lambda: read_document(root), wake, self._log, volumes=volumes, root=root)
         self._channel.start()
 
     def round(self) -> float:
@@ -229,7 +232,6 @@ def run(keeper: Optional[Keeper] = None) -> int:
         signal.signal(number, _stop)
     # Before the first look: whoever started us may still hold the lock that the look needs.
     notify("READY=1")
-    volume_channel.open_channel(read_document, to_journal).start()
     keeper.follow(lambda: _poke(writer))
     while True:
         _wait(reader, keeper.round())
