@@ -172,10 +172,12 @@ class JoinClient:
         """Close the join, as the node. Raises Refused, Unreachable."""
         self._post("/v1/finish", {}, certificate=certificate)
 
-    def document(self, node: str, certificate: str) -> Optional[JoinDocument]:
+    def document(
+        self, node: str, certificate: str, patience: Optional[float] = None
+    ) -> Optional[JoinDocument]:
         """Return the document of a node that exists, None for one that was removed or is not this one's.
 
-        Raises Unreachable, DocumentError.
+        `patience` in seconds, None: as ever. Raises Unreachable, DocumentError.
         """
         path = "/v1/document/{}?generation=0&wait=0".format(urllib.parse.quote(node, safe=""))
 
@@ -183,7 +185,7 @@ class JoinClient:
             return _judged(ask(server, self._ca_pem, "GET", path, certificate=certificate))
 
         try:
-            reply = self._patiently(get)
+            reply = self._patiently(get, patience)
         except Refused:
             return None
         return JoinDocument.loads(reply.body) if reply.status == 200 else None
@@ -200,9 +202,9 @@ class JoinClient:
         result: bytes = self._patiently(post)
         return result
 
-    def _patiently(self, request: Callable[[str], Any]) -> Any:
+    def _patiently(self, request: Callable[[str], Any], patience: Optional[float] = None) -> Any:
         """Ask one server after the other until one answers, with growing, jittered pauses."""
-        deadline = time.monotonic() + self._patience
+        deadline = time.monotonic() + (self._patience if patience is None else patience)
         pause, told = FIRST_PAUSE, ""
         while True:
             problems: List[str] = []

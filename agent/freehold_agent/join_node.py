@@ -21,13 +21,15 @@ from freehold_agent.converge import Deliverer, Progress, Summary
 from freehold_agent.errors import BadRequest, Unfit
 from freehold_agent.fetch import Fetcher
 from freehold_agent.join import Host, credential_valid, join, settle
-from freehold_agent.join_client import JoinClient, Refused, request_body
+from freehold_agent.join_client import JoinClient, Refused, Unreachable, request_body
 from freehold_agent.keep import read_document
 from freehold_agent.machine import files
 from freehold_agent.records import OWNERS, Record
 from freehold_agent.store import HashCache
 
 LONGEST_TOKEN = 512
+ONE_LOOK = 5.0
+"""Seconds to go on asking whether an interrupted join got as far as a certificate."""
 _TOKEN = re.compile(r"fh1\.[a-z0-9]{10}\.[a-z0-9]{52}")
 _PROXIES = {
     "http": ("HTTP_PROXY", "http_proxy"),
@@ -178,26 +180,42 @@ class _JoinNode:
         """Return the newest document if the cluster still knows this machine as that very node, else None."""
         if not kept.node_uid or not credential_valid(kept, self._host.now(), self._root):
             return None
-        stored = self._client.document(kept.node, self._certificate)
+        begun = bool(self._unfinished())
+        try:
+            stored = self._client.document(kept.node, self._certificate, ONE_LOOK if begun else None)
+        except Unreachable:
+            if not begun:
+                raise
+            # A join that was cut short has replaced the node of this certificate. For minutes the service takes the
+            # certificate for a new one that it has not heard of yet; the token helps at once.
+            return None
         return stored if stored is not None and stored.node_uid == kept.node_uid else None
 
     def _claim(self) -> "tuple[str, bool]":
         """Return what this machine calls itself, and whether it is new: random, kept until it has joined or is
         started anew. Not the machine id: copies of one disk image have the same.
         """
-        path = self._root + paths.JOIN_STATE
-        purpose = {"node": self._wish.node, "ca": _plain(self._wish.ca_pem)}
-        try:
-            state = files.read_json(path)
-        except (OSError, ValueError):
-            state = None
-        if isinstance(state, dict) and all(state.get(name) == value for name, value in purpose.items()):
-            claim = state.get("claim")
-            if isinstance(claim, str) and claim:
-                return claim, False
+        claim = self._unfinished()
+        if claim:
+            return claim, False
         claim = secrets.token_hex(32)
-        files.write_json(path, {**purpose, "claim": claim}, 0o600)
+        files.write_json(self._root + paths.JOIN_STATE, {**self._purpose(), "claim": claim}, 0o600)
         return claim, True
+
+    def _unfinished(self) -> str:
+        """Return what this machine called itself in a join that was cut short, empty when there was none."""
+        try:
+            state = files.read_json(self._root + paths.JOIN_STATE)
+        except (OSError, ValueError):
+            return ""
+        purpose = self._purpose()
+        if not isinstance(state, dict) or any(state.get(name) != value for name, value in purpose.items()):
+            return ""
+        claim = state.get("claim")
+        return claim if isinstance(claim, str) else ""
+
+    def _purpose(self) -> Dict[str, str]:
+        return {"node": self._wish.node, "ca": _plain(self._wish.ca_pem)}
 
     def _check_document(self, document: JoinDocument, facts: Mapping[str, Any]) -> None:
         """Raise for a document of another node or cluster, or whose networks this machine uses already."""

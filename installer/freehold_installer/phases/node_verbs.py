@@ -21,6 +21,9 @@ from freehold_installer.phases.membership import admin_api, installer_api, setti
 PODS = "/api/v1/pods"
 ROLE_PREFIX = "node-role.kubernetes.io/"
 TOO_MANY_REQUESTS = 429
+ENDED = ("Succeeded", "Failed")
+PODS_LEAVE = 20.0
+"""Seconds for whoever holds a deleted pod to let it go."""
 _PAUSE = 0.5
 
 Taint = Mapping[str, str]
@@ -129,13 +132,12 @@ def remove(run: Run, name: str, *, drain_for: float) -> dict[str, Any]:
         node = _node(api, name)
         record = node_record.read(api, name)
         spent = tokens.delete_of_node(api, name)
-        if node is None and record is None and not spent:
+        if node is None and record is None and not spent and not _pods(api, name):
             raise InputError(f"there is no node {name}", hint="freehold node list")
         if node is not None and drain_for > 0:
             _drain(run, api, name, drain_for)
         leave.expel(api, name)
-        # Their processes may go on; the authorizer lets a node read what its pods name, so they go at once.
-        pods = _delete_pods(api, name)
+        pods = _forget_pods(api, name)
     return {"node": name, "podsDeleted": pods, "tokensDeleted": spent}
 
 
@@ -246,7 +248,7 @@ def _evictable(pod: Mapping[str, Any]) -> bool:
         return False
     if any(owner.get("kind") == "DaemonSet" for owner in metadata.get("ownerReferences") or ()):
         return False
-    return pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")
+    return pod.get("status", {}).get("phase") not in ENDED
 
 
 def _evict(api: KubernetesApi, pod: Mapping[str, Any]) -> str:
@@ -268,10 +270,44 @@ def _evict(api: KubernetesApi, pod: Mapping[str, Any]) -> str:
     return ""
 
 
-def _delete_pods(api: KubernetesApi, name: str) -> int:
-    pods = _pods(api, name)
-    for pod in pods:
-        place = f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}"
-        with contextlib.suppress(NotFound):
-            api.delete(place, gracePeriodSeconds=0)
-    return len(pods)
+def _forget_pods(api: KubernetesApi, name: str, clock: Callable[[], float] = time.monotonic) -> int:
+    """Delete the pods of a node that is gone and return how many there were. Raises StepError when some stay.
+
+    The authorizer lets a node read what its pods name for as long as they are listed, whether or not it exists.
+    """
+    told: set[str] = set()
+    deadline = clock() + PODS_LEAVE
+    while pods := _pods(api, name):
+        for pod in pods:
+            if pod["metadata"]["uid"] in told:
+                continue
+            with contextlib.suppress(NotFound):
+                if pod.get("status", {}).get("phase") not in ENDED:
+                    # A Job counts its pods by how they end, and holds each until then.
+                    ended = {"status": {"phase": "Failed", "reason": "NodeRemoved"}}
+                    api.merge(_path(pod), ended, subresource="status")
+                api.delete(_path(pod), gracePeriodSeconds=0)
+            told.add(pod["metadata"]["uid"])
+        if clock() > deadline:
+            raise StepError(
+                name,
+                "delete its pods",
+                f"{name} is out of the cluster, but {', '.join(map(_held, pods))}; while a pod is listed, "
+                "the machine's certificate reads the Secrets that the pod names",
+                hint="put an end to that and run the same command again",
+            )
+        time.sleep(_PAUSE)
+    return len(told)
+
+
+def _path(pod: Mapping[str, Any]) -> str:
+    return f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}"
+
+
+def _held(pod: Mapping[str, Any]) -> str:
+    metadata = pod["metadata"]
+    title = f"{metadata['namespace']}/{metadata['name']}"
+    if metadata.get("finalizers"):
+        return f"{', '.join(metadata['finalizers'])} holds {title}"
+    owners = [f"{owner.get('kind')} {owner.get('name')}" for owner in metadata.get("ownerReferences") or ()]
+    return f"{', '.join(owners) or 'somebody'} makes {title} anew, for this node by name"

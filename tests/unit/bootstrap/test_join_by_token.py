@@ -14,6 +14,7 @@ from tests.support.fake_kubernetes import FakeKubernetes, gives_pod_cidrs, goes_
 from tests.support.joining_machine import JoiningMachine
 from tests.support.served import Served
 
+from freehold_agent import join_node as join_node_module
 from freehold_agent.contract import paths
 from freehold_agent.contract.artifacts import Manifest
 from freehold_agent.contract.join_document import Network
@@ -143,6 +144,23 @@ def test_a_killed_join_goes_on(cluster: Cluster, machine: JoiningMachine, killed
     machine.dies_after = ""
     machine.join(cluster.wish(), token)
     assert paths.JOIN_STATE not in machine.texts()
+
+
+def test_a_killed_join_of_a_machine_that_was_a_node_before(
+    cluster: Cluster, machine: JoiningMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its former certificate is young, and of no Node any more: it is not waited for until it grows old."""
+    machine.join(cluster.wish(), cluster.token())
+    cluster.api.delete("/api/v1/nodes/w1")
+    token = cluster.token()
+    machine.dies_after = "join"
+    with pytest.raises(KeyboardInterrupt):
+        machine.join(cluster.wish(), token)
+    machine.dies_after = ""
+    monkeypatch.setattr(join_node_module, "ONE_LOOK", 0.1)
+    machine.join(cluster.wish(), token)
+    assert paths.JOIN_STATE not in machine.texts()
+    assert machine.asked == 3
 
 
 def _expired(cluster: Cluster) -> str:

@@ -266,6 +266,42 @@ def test_a_removed_node_leaves_nothing_in_the_cluster(house: House) -> None:
         node_verbs.remove(house.run, "cp1", drain_for=0)
 
 
+class Holding(FakeKubernetes):
+    """An API whose pods are held by a finalizer until somebody sees them end."""
+
+    def delete(self, path: str, **query: Any) -> Any:
+        if "/pods/" not in path:
+            return super().delete(path, **query)
+        pod = self.get(path)
+        pod["metadata"]["deletionTimestamp"] = "now"
+        if pod["status"].get("phase") == "Failed":
+            pod["metadata"]["finalizers"] = [
+                name for name in pod["metadata"]["finalizers"] if name != "batch.kubernetes.io/job-tracking"
+            ]
+        return self.replace(path, pod) if pod["metadata"]["finalizers"] else super().delete(path)
+
+
+def test_pods_that_a_job_holds_go_too(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Job lets go of pods that have ended; what others hold is said, and the same command goes on."""
+    house.admit("w2")
+    house.api.__class__ = Holding
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    monkeypatch.setattr(node_verbs, "PODS_LEAVE", -1.0)
+    path = "/api/v1/namespaces/default/pods/"
+    house.api.add(path + "job", a_pod("job", finalizers=["batch.kubernetes.io/job-tracking"]))
+    house.api.add(path + "held", a_pod("held", finalizers=["example.org/mine"]))
+    with pytest.raises(StepError, match=r"example\.org/mine holds default/held") as caught:
+        node_verbs.remove(house.run, "w2", drain_for=0)
+    assert "reads the Secrets" in str(caught.value)
+    assert f"{NODES}/w2" not in house.api.objects
+    with pytest.raises(StepError, match=r"example\.org/mine holds"):
+        node_verbs.remove(house.run, "w2", drain_for=0)
+    assert house.api.paths(path) == [path + "held"]
+    house.api.__class__ = FakeKubernetes
+    monkeypatch.setattr(node_verbs, "PODS_LEAVE", 20.0)
+    assert node_verbs.remove(house.run, "w2", drain_for=0)["podsDeleted"] == 1
+
+
 def test_a_rejoin_is_what_the_node_was(house: House) -> None:
     """The token for it carries the node's labels, taints and address, and may take its place."""
     taint = {"key": "gpu", "value": "", "effect": "NoSchedule"}
