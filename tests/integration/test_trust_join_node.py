@@ -1,0 +1,116 @@
+"""`freehold-agent join-node` and the agent's channel against a real control plane; only the kubelet is pretended."""
+
+import contextlib
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.control_plane_on_loopback import ControlPlane
+from tests.support.joining_machine import JoiningMachine
+from tests.support.pretend_machine import Machine, next_key, status_of
+
+from freehold_agent.channel import REMOVED_PAUSE, Channel
+from freehold_agent.contract import paths
+from freehold_agent.join_client import Refused
+from freehold_agent.join_node import Wish
+from freehold_agent.keep import read_document
+from freehold_bootstrap import documents, node_admission, node_record, tokens
+from freehold_bootstrap.node_admission import NODES, NodeRequest
+
+pytestmark = pytest.mark.bundle
+
+
+class Joiner:
+    """A machine with a token: real requests and files, and a kubelet that only asks for its certificate."""
+
+    def __init__(self, plane: ControlPlane, root: Path, **invitation: Any) -> None:
+        self.plane = plane
+        self.known = Machine.invited(plane, **invitation)
+        self.machine = JoiningMachine(root, self._certificate, lambda _certificate: self.known.goes_live())
+        interface = {"name": "eth1", "mtu": 1500, "addresses": [f"{self.known.address}/16"]}
+        self.machine.facts["interfaces"] = [*self.machine.facts["interfaces"], interface]
+        self.wish = Wish(plane.settings.join_endpoints, plane.pki.ca_pem(), self.known.node)
+        self.certificate = root / paths.KUBELET_CLIENT_CERTIFICATE[1:]
+
+    def _certificate(self) -> bytes:
+        """Do what a kubelet does with the bootstrap kubeconfig."""
+        self.known.bootstrap = self.machine.bootstrap_seen[-1]
+        self.plane.secrets.append(self.known.bootstrap.split(".")[1])
+        key = next_key()
+        return Path(self.known.certified(self.known.first_request(key), key)).read_bytes()
+
+    def join(self, token: str | None = None) -> None:
+        self.machine.join(self.wish, self.known.token if token is None else token)
+
+    def channel(self, wake: threading.Event) -> Channel:
+        root = str(self.machine.root)
+        return Channel(lambda: read_document(root), wake.set, lambda _level, _text: None, root=root)
+
+
+def test_a_machine_joins_and_follows(plane: ControlPlane, tmp_path: Path) -> None:
+    """From token to Node, nothing secret kept; a changed label arrives by the long poll, then its removal."""
+    joiner = Joiner(plane, tmp_path, labels={"zone": "a"})
+    joiner.join()
+    node = joiner.known.node
+    assert plane.admin.get(f"{NODES}/{node}")["metadata"]["labels"]["zone"] == "a"
+    texts = joiner.machine.texts()
+    secrets = [joiner.known.token.rpartition(".")[2], joiner.known.bootstrap.split(".")[1]]
+    assert [path for path, text in texts.items() if any(secret in text for secret in secrets)] == []
+    assert paths.JOIN_STATE not in texts
+    bootstrap = tokens.bootstrap_token_path(joiner.known.bootstrap.split(".")[0])
+    assert status_of(plane.admin, "GET", bootstrap) == 404
+    joiner.machine.join(joiner.wish, None)
+    woken = threading.Event()
+    channel = joiner.channel(woken)
+    waiting = threading.Thread(target=channel.poll)
+    waiting.start()
+    before = read_document(str(tmp_path))
+    record = node_record.read(plane.installer, node)
+    assert record is not None
+    wanted = NodeRequest(node, before.addresses, {"zone": "b"}, join_uid=record.join_uid)
+    node_admission.admit(plane.installer, wanted, plane.settings)
+    assert woken.wait(60)
+    waiting.join(60)
+    newer = channel.offered()
+    assert newer is not None
+    assert newer.labels["zone"] == "b"
+    assert newer.generation > before.generation
+    for path in (f"{NODES}/{node}", documents.document_path(node)):
+        plane.admin.delete(path)
+    for _ in plane.attempts():
+        if channel.poll() == REMOVED_PAUSE:
+            break
+    assert channel.removed
+
+
+@pytest.mark.parametrize("place", ["join", "credential"])
+def test_a_killed_join_goes_on(plane: ControlPlane, tmp_path: Path, place: str) -> None:
+    """With the same token, whatever it had reached; a copy of the machine elsewhere gets nothing."""
+    joiner = Joiner(plane, tmp_path / "one")
+    joiner.machine.dies_after = place
+    with contextlib.suppress(KeyboardInterrupt):
+        joiner.join()
+    assert not joiner.certificate.exists()
+    thief = Joiner(plane, tmp_path / "two")
+    thief.wish = joiner.wish
+    with pytest.raises(Refused, match="used by another machine"):
+        thief.join(joiner.known.token)
+    joiner.machine.dies_after = ""
+    joiner.join()
+    assert joiner.known.document().node == joiner.known.node
+
+
+def test_a_node_of_a_minute_ago_joins_again(plane: ControlPlane, tmp_path: Path) -> None:
+    """Removed, invited again, killed in between: its young old certificate is in nobody's way."""
+    joiner = Joiner(plane, tmp_path)
+    joiner.join()
+    node = joiner.known.node
+    plane.admin.delete(f"{NODES}/{node}")
+    joiner.known = Machine.invited(plane, node=node, addresses=(joiner.known.address,))
+    joiner.machine.dies_after = "join"
+    with contextlib.suppress(KeyboardInterrupt):
+        joiner.join()
+    joiner.machine.dies_after = ""
+    joiner.join()
+    assert joiner.known.document().node_uid == plane.admin.get(f"{NODES}/{node}")["metadata"]["uid"]
