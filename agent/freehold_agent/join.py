@@ -193,7 +193,10 @@ class _Join:
         check_machine(self._document, self._facts)
         check_document(self._document)
         changes: List[Change] = []
-        if not credential_valid(self._document, self._host.now(), self._host.root):
+        if not self._has_credential():
+            # A kubelet that a join left running when it was killed may get its certificate at this very moment.
+            self._stop_kubelet()
+        if not self._has_credential():
             self._forget_credential()
             resources = desired_node(self._document, self._facts, credential_ready=False)
             kubelet = "unit:" + KUBELET_UNIT
@@ -261,14 +264,19 @@ class _Join:
         detail = self._host.systemd.journal(KUBELET_UNIT)
         return StepFailed("unit:" + KUBELET_UNIT, message, hint=hint, detail=detail)
 
-    def _forget_credential(self) -> None:
-        """Remove what a former node or an expired certificate left; a kubelet would go on using it."""
+    def _has_credential(self) -> bool:
+        return credential_valid(self._document, self._host.now(), self._host.root)
+
+    def _stop_kubelet(self) -> None:
         try:
             state = self._host.systemd.show([KUBELET_UNIT], ("ActiveState",)).get(KUBELET_UNIT, {})
             if state.get("ActiveState", "inactive") not in ("inactive", "failed"):
                 self._host.systemd.stop(KUBELET_UNIT)
         except SystemdError as error:
             raise StepFailed("unit:" + KUBELET_UNIT, str(error), detail=error.journal) from error
+
+    def _forget_credential(self) -> None:
+        """Remove what a former node or an expired certificate left; a kubelet would go on using it."""
         directory = self._host.root + os.path.dirname(paths.KUBELET_CLIENT_CERTIFICATE)
         for kind in ("kubelet-client-", "kubelet-server-"):
             for path in sorted(glob.glob(directory + "/" + kind + "*.pem")):

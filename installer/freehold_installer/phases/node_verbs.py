@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from freehold_agent.contract import paths
 from freehold_agent.machine.kubernetes_api import ApiError, KubernetesApi, NotFound
 from freehold_bootstrap import documents, node_admission, node_record
 from freehold_bootstrap.node_admission import NODES, NodeRequest
@@ -138,6 +139,9 @@ def remove(run: Run, name: str, *, drain_for: float) -> dict[str, Any]:
             _drain(run, api, name, drain_for)
         leave.expel(api, name)
         pods = _forget_pods(api, name)
+    addresses = record.addresses if record is not None else _addresses(node)
+    for machine in run.machines.values():
+        _cut_connections(run, machine, addresses)
     return {"node": name, "podsDeleted": pods, "tokensDeleted": spent}
 
 
@@ -298,6 +302,26 @@ def _forget_pods(api: KubernetesApi, name: str, clock: Callable[[], float] = tim
             )
         time.sleep(_PAUSE)
     return len(told)
+
+
+def _addresses(node: Mapping[str, Any] | None) -> list[str]:
+    entries = (node or {}).get("status", {}).get("addresses") or ()
+    return [entry["address"] for entry in entries if entry["type"] == "InternalIP"]
+
+
+def _cut_connections(run: Run, machine: Any, addresses: Sequence[str]) -> None:
+    """End a node's connections to the API server of a control plane: rights are judged when a watch begins, once.
+
+    Whoever else comes from there connects again. Where the kernel cannot do it, old watches end by themselves.
+    """
+    for address in addresses:
+        place = f"[{address}]" if ":" in address else address
+        said = machine.run(["ss", "--kill", "--tcp", "dst", place, "and", "sport", "=", f":{paths.API_PORT}"])
+        if said.exit:
+            run.note(
+                f"connections from {address} were not cut: {said.stderr.decode(errors='replace').strip()}",
+                "warning",
+            )
 
 
 def _path(pod: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 from collections.abc import Callable, Iterator
@@ -209,6 +210,27 @@ def test_an_expired_certificate_is_renewed(machine: Machine) -> None:
     assert asked == ["asked"]
 
 
+def test_a_kubelet_of_a_killed_join_may_get_its_certificate(machine: Machine) -> None:
+    """It is stopped first, and what it has by then counts: a live Node gets no second credential."""
+    run(machine)
+    certificate = machine.path(paths.KUBELET_CLIENT_CERTIFICATE)
+    issued = certificate.read_bytes()
+    certificate.unlink()
+
+    class Late(FakeSystemd):
+        def stop(self, *names: str, timeout: float = 90) -> None:
+            super().stop(*names)
+            certificate.write_bytes(issued)
+
+    systemd = Late(ActiveState="active")
+    machine.host = dataclasses.replace(machine.host, systemd=systemd)  # type: ignore[arg-type]
+    asked: list[str] = []
+    run(machine, asked=asked)
+    assert asked == []
+    assert systemd.stopped == ["kubelet.service"]
+    assert machine.bootstrap_seen == machine.bootstrap_seen[:1]
+
+
 def test_validity_needs_the_right_name(machine: Machine) -> None:
     """Another node's certificate does not count, nor does a file that is none."""
     run(machine)
@@ -352,8 +374,6 @@ class TestLock:
         def busy(timeout: float = 0) -> Iterator[None]:
             raise LockBusyError("another run")
             yield
-
-        import dataclasses
 
         host = dataclasses.replace(machine.host, lock=busy)
         with pytest.raises(Locked, match="another run"):

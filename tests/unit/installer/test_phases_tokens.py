@@ -49,6 +49,7 @@ class House:
         self.api.add(SETTINGS, {"data": {"settings": json.dumps(self.settings.to_json())}})
         plane = SimpleNamespace(name="cp1")
         self.notes: list[str] = []
+        self.cut: list[str] = []
         self.run: Any = SimpleNamespace(
             inventory=SimpleNamespace(
                 control_planes=(plane,), hosts={"cp1": plane, "w1": None}, path="freehold.yaml"
@@ -59,6 +60,9 @@ class House:
         )
 
     def _said(self, command: list[str]) -> Any:
+        if command[0] == "ss":
+            self.cut.append(command[4])
+            return SimpleNamespace(exit=0)
         assert command == ["date", "+%s"]
         return SimpleNamespace(text=str(int(self.now.timestamp())))
 
@@ -257,6 +261,7 @@ def test_a_removed_node_leaves_nothing_in_the_cluster(house: House) -> None:
     verbs.create(house.run, verbs.TokenRequest("w2", replace=True))
     gone = node_verbs.remove(house.run, "w2", drain_for=0)
     assert (gone["podsDeleted"], len(gone["tokensDeleted"])) == (1, 1)
+    assert house.cut == ["10.0.0.10"], "its connections to the API server, with the watches in them"
     for path in (f"{NODES}/w2", node_record.record_path("w2"), documents.document_path("w2")):
         assert path not in house.api.objects
     assert house.api.paths(tokens.JOIN_TOKENS + "/") == []
