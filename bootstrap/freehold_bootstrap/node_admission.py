@@ -75,12 +75,18 @@ def admit(
 
 
 def bootstrap_credential(
-    api: KubernetesApi, name: str, now: Optional[datetime] = None, *, same_key: bool = False
+    api: KubernetesApi,
+    name: str,
+    now: Optional[datetime] = None,
+    *,
+    same_key: bool = False,
+    join_uid: str = "",
 ) -> BootstrapCredential:
     """Return a new bootstrap token for the admitted node; an earlier one of the same join ends.
 
     `same_key`: a join that has given its certificate to a key gives no other one (a join token joins once);
-    otherwise the caller vouches for the machine, which may come with another key. Raises Refused
+    otherwise the caller vouches for the machine, which may come with another key. `join_uid`: the join that asks;
+    empty: the caller vouches for that, too. Raises Refused
     (`not-admitted`, `node-exists`, `address-in-use`) when the node was not admitted, is live already and its
     join was not made to replace it, or lost its address to another.
     """
@@ -91,12 +97,15 @@ def bootstrap_credential(
         record = NodeRecord.from_object(stored) if stored else None
         if node is None or record is None or record.node_uid != node["metadata"]["uid"]:
             raise Refused("not-admitted", "node {} has not been admitted".format(name))
-        if is_live(node) and not record.replace:
+        begun = record.join_uid == join_uid and not record.has_given
+        if is_live(node) and not record.replace and not begun:
             raise Refused(
                 "node-exists",
                 "node {} has joined already".format(name),
                 hint="to join it again, use a token made with --replace",
             )
+        if join_uid not in ("", record.join_uid):
+            raise Refused("not-admitted", "node {} was admitted by another join since".format(name))
         node_identity.check_free(api, name, record.addresses)
         _delete_bootstrap_token(api, record.bootstrap_id)
         token, secret = tokens.mint_bootstrap(name, record.node_uid, record.join_uid, moment)

@@ -71,6 +71,13 @@ class NodeRecord:
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError("not a node record: {!r}".format(error)) from error
 
+    @property
+    def has_given(self) -> bool:
+        """Tell whether this join gave its machine a certificate. If not, and a kubelet reports from the Node all the
+        same, it is one that had the name before: its certificate is valid for days, and it reports wherever it can.
+        """
+        return bool(self.key or self.credentials is None or self.credentials)
+
     def knows(self, credential: str) -> bool:
         """Tell whether a client certificate (its fingerprint) belongs to the machine that joined last."""
         return self.credentials is None or credential in self.credentials

@@ -105,7 +105,9 @@ class Joining:
         given = self._admitted(
             record,
             source,
-            lambda: node_admission.bootstrap_credential(self._api, record.node, self._now(), same_key=True),
+            lambda: node_admission.bootstrap_credential(
+                self._api, record.node, self._now(), same_key=True, join_uid=record.join_uid
+            ),
         )
         self._audit.about_token(record, "CredentialIssued", "bootstrap credential issued", source)
         return given

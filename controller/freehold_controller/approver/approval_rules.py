@@ -175,7 +175,7 @@ def _first_client(
         raise _DeniedError(
             "TokenSpent", "the join of node {} has given its certificate to another key".format(name)
         )
-    if node.live and not record.replace:
+    if node.live and record.has_given and not record.replace:
         raise _DeniedError("NodeLive", "node {} is live and the join was not made to replace it".format(name))
     spend = None
     if not token.spent_by or not record.key:

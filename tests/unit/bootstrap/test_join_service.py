@@ -188,8 +188,31 @@ def test_a_live_node_is_not_joined_again(house: House) -> None:
     token = house.token()
     house.join(token)
     goes_live(house.api, "w1")
+    stored = node_record.read_object(house.api, "w1")
+    assert stored is not None
+    record = dataclasses.replace(node_record.NodeRecord.from_object(stored), key="k")
+    node_record.write(house.api, record, stored)
     assert house.join(token, path="/v1/credential").reason == "node-exists"
     assert (house.join(house.token()).status, house.join(house.token()).reason) == (409, "node-exists")
+
+
+def test_a_kubelet_that_had_the_name_before_ends_no_join(house: House) -> None:
+    """Its old certificate lets it report from the new Node; the join that has given none yet goes on, no other."""
+    token = house.token()
+    house.join(token)
+    goes_live(house.api, "w1")
+    assert house.join(token, path="/v1/credential").status == 200
+    assert house.join(house.token(), path="/v1/credential").reason == "node-exists"
+
+
+def test_a_token_is_good_for_its_own_join_only(house: House) -> None:
+    """A machine that was admitted once gets no credential for the join that took its place."""
+    first = house.token()
+    house.join(first)
+    second = house.token()
+    assert house.join(second).status == 200
+    assert house.join(second, path="/v1/credential").status == 200
+    assert house.join(first, path="/v1/credential").reason == "not-admitted"
 
 
 def test_addresses(house: House) -> None:

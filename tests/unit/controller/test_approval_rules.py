@@ -73,6 +73,7 @@ APPROVED = {
     "first certificate": (FIRST, CLUSTER, "NodeJoins"),
     "first certificate, RSA usages": (replace(FIRST, usages=WITH_ENCIPHERMENT), CLUSTER, "NodeJoins"),
     "first certificate, same key again": (FIRST, _token(spent_by="k1"), "NodeJoins"),
+    "first certificate, a former kubelet reports": (FIRST, _record(LIVE, credentials=()), "NodeJoins"),
     "first certificate, live node replaced": (FIRST, _record(LIVE, replace=True), "NodeJoins"),
     "first certificate, kubeadm's group": (
         replace(FIRST, groups=("system:bootstrappers", "system:bootstrappers:kubeadm:default-node-token")),
@@ -156,6 +157,7 @@ DENIED = {
     "first with cert sign": (replace(FIRST, usages=(*CLIENT, "cert sign")), CLUSTER, "UsagesNotAllowed"),
     "first without usages": (replace(FIRST, usages=()), CLUSTER, "UsagesNotAllowed"),
     "first for a live node": (FIRST, LIVE, "NodeLive"),
+    "first for a node with a certificate": (FIRST, _record(LIVE, credentials=("c1",)), "NodeLive"),
     "first for a live node, same key": (
         FIRST,
         replace(LIVE, tokens=_token(spent_by="k1").tokens),
