@@ -21,7 +21,7 @@ from tests.support.pretend_machine import (
     serving_request,
 )
 
-from freehold_agent.machine.kubernetes_api import ApiError
+from freehold_agent.machine.kubernetes_api import ApiError, KubernetesApi
 from freehold_bootstrap import node_admission, node_record, tokens
 from freehold_bootstrap.identities import BOOTSTRAPPERS_GROUP, NODE_USER_PREFIX, NODES_GROUP
 from freehold_bootstrap.node_admission import NODES, NodeRequest
@@ -272,6 +272,7 @@ def _spoil(plane: ControlPlane, machines: dict[str, Machine]) -> None:
     api = plane.admin
     live = {"status": {"nodeInfo": {"kubeletVersion": "v1.37.2"}}}
     api.merge(f"{NODES}/{machines['live'].node}", live, "status")
+    _change_record(api, machines["live"], credentials=("f" * 64,))
     api.delete(f"{NODES}/{machines['removed'].node}")
     namesake = machines["namesake"].node
     api.delete(f"{NODES}/{namesake}")
@@ -281,10 +282,13 @@ def _spoil(plane: ControlPlane, machines: dict[str, Machine]) -> None:
     assert spendings(plane, spent)
     past = base64.b64encode((now() - timedelta(minutes=1)).strftime("%Y-%m-%dT%H:%M:%SZ").encode()).decode()
     api.merge(tokens.BOOTSTRAP_TOKENS + "/" + _secret(machines["expired"]), {"data": {"expiration": past}})
-    stored = node_record.read_object(api, machines["superseded"].node)
+    _change_record(api, machines["superseded"], join_uid=tokens.new_join_uid())
+
+
+def _change_record(api: KubernetesApi, machine: Machine, **changes: Any) -> None:
+    stored = node_record.read_object(api, machine.node)
     assert stored is not None
-    record = replace(node_record.NodeRecord.from_object(stored), join_uid=tokens.new_join_uid())
-    node_record.write(api, record, stored)
+    node_record.write(api, replace(node_record.NodeRecord.from_object(stored), **changes), stored)
 
 
 def _secret(machine: Machine) -> str:
