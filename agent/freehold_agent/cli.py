@@ -254,6 +254,9 @@ def _remote(request: Dict[str, Any], with_document: bool = True) -> Dict[str, An
         request = {**request, "document": read_document().to_json()}
     perform(request, io.BytesIO(), lines.append)
     outcome = lines[-1]
+    for line in lines:
+        if line.get("event") == "note":
+            sys.stderr.write("freehold-agent: {}\n".format(line["text"]))
     if "error" in outcome:
         raise _ToldError(outcome["error"])
     result: Dict[str, Any] = outcome["result"]

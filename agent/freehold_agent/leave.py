@@ -22,7 +22,7 @@ from freehold_agent.machine import files
 from freehold_agent.machine.programs import ProgramFailed
 from freehold_agent.machine.systemd import Properties, SystemdError
 from freehold_agent.records import OWNERS, Record
-from freehold_agent.remains import iptables, network, processes, trees
+from freehold_agent.remains import iptables, linked, network, processes, trees
 from freehold_agent.store import path_of
 from freehold_agent.this_machine import ThisMachine
 
@@ -80,7 +80,7 @@ class _Leave:
         self._stop_units()
         if "node" in owners:
             self._step("process", lambda: processes.kill_all(machine.cgroups, machine.proc))
-            self._step("mount", lambda: trees.unmount_below(UNMOUNT, machine.run))
+            self._step("mount", lambda: trees.unmount_below(_mounted_in(UNMOUNT), machine.run))
             self._step("namespace", lambda: trees.remove_network_namespaces(machine.run))
             self._step("interface", lambda: network.remove_links(machine.run))
             self._step("table", lambda: network.remove_tables(machine.run))
@@ -152,6 +152,8 @@ class _Leave:
             return os.path.lexists(path_of(name, self._machine.store))
         if kind == "user":
             return bool(self._before[key].get("created")) and accounts.observe_user(name) is not None
+        if kind == "directory" and os.path.islink(name):
+            return False
         return os.path.lexists(name)
 
     def _trees(self, owners: Collection[str]) -> List[str]:
@@ -169,9 +171,22 @@ class _Leave:
         return [path for path in dict.fromkeys(found) if not (path + "/").startswith(paths.STATE + "/")]
 
     def _remove_tree(self, path: str) -> Sequence[str]:
+        if os.path.islink(path):
+            return self._remove_linked(path)
         before = self._before.get("directory:" + path)
         was_there = before is not None and not before.get("created")
         return [path] if trees.remove_tree(path, files.mount_points(), keep_itself=was_there) else []
+
+    def _remove_linked(self, path: str) -> Sequence[str]:
+        if not linked.is_followed(path):
+            self._note("{} is a link that does not belong to root: it was not followed".format(path))
+            return []
+        removed, left = linked.remove_contents(path, files.mount_points())
+        if left:
+            names = ", ".join(left[:10]) + (", ..." if left[10:] else "")
+            place = os.path.realpath(path)
+            self._note("{} is a link to {}: not freehold's, stays there: {}".format(path, place, names))
+        return [os.path.join(path, name) for name in removed]
 
     def _forget_units(self) -> None:
         if not self.changes:
@@ -255,6 +270,13 @@ class _Leave:
         title = "{} removed".format(count) if count and state == "done" else ""
         event = {"event": "change", "key": key, "action": "delete", "title": title, "state": state}
         self._progress({**event, "seconds": seconds})
+
+    def _note(self, text: str) -> None:
+        self._progress({"event": "note", "text": text})
+
+
+def _mounted_in(paths_of_state: Sequence[str]) -> List[str]:
+    return [place for path in paths_of_state for place in linked.places(path)]
 
 
 def _before_all(records: Sequence[Record]) -> Dict[str, Dict[str, Any]]:

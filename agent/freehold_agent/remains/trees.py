@@ -54,15 +54,17 @@ def unmount_below(
 def remove_tree(path: str, mounts: Sequence[str], keep_itself: bool = False) -> bool:
     """Remove a directory with all below it; True when there was something to remove.
 
-    A mount point keeps its directory and loses its contents. Raises StepFailed when something is mounted below,
-    or when a file cannot be removed.
+    A mount point keeps its directory and loses its contents. A link in its place is not followed (`linked` knows
+    how). Raises StepFailed when something is mounted below, or when a file cannot be removed.
     """
     if os.path.islink(path) or not os.path.isdir(path):
         return False
-    below = mounts_below(path, mounts)
+    # The kernel's list of mounts knows no links, and a directory above may be one: /opt -> /data/opt.
+    place = os.path.realpath(path)
+    below = mounts_below(place, mounts)
     if below:
         raise StepFailed("tree:" + path, "{} is a mount below {}: unmount it first".format(below[0], path))
-    keep_itself = keep_itself or path in mounts
+    keep_itself = keep_itself or place in mounts
     entries = list(os.scandir(path))
     if keep_itself and not entries:
         return False

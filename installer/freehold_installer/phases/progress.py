@@ -29,5 +29,7 @@ def change_reporter(
             lane.changed(program, "artifact:" + event["sha256"], "done", event["seconds"])
         elif kind == "step":
             lane.step(str(event.get("title", "")))
+        elif kind == "note":
+            lane.note(str(event.get("text", "")), "warning")
 
     return report

@@ -4,33 +4,13 @@ import json
 import os
 
 import pytest
+from tests.support.leaving import Programs, a_leaving_machine, a_record
 
-from freehold_agent import leave as leave_module
 from freehold_agent.errors import StepFailed
 from freehold_agent.leave import leave
 from freehold_agent.machine.files import mount_points
 from freehold_agent.machine.programs import ProgramFailed
-from freehold_agent.machine.systemd import Systemd
 from freehold_agent.remains import iptables, network, processes, trees
-from freehold_agent.this_machine import ThisMachine
-
-
-class Programs:
-    """Answers commands by their beginning and remembers all of them."""
-
-    def __init__(self, **answers):
-        self.answers = {name.replace("_", " "): answer for name, answer in answers.items()}
-        self.calls = []
-
-    def __call__(self, command, **options):
-        line = " ".join(command)
-        self.calls.append(line)
-        for beginning, answer in self.answers.items():
-            if line.startswith(beginning):
-                if isinstance(answer, Exception):
-                    raise answer
-                return answer
-        return ""
 
 
 def show(*units):
@@ -77,8 +57,8 @@ def test_a_mount_point_loses_its_contents_only(tmp_path):
     assert not trees.remove_tree(str(tmp_path / "k"), mounts)
 
 
-def test_a_link_to_a_directory_is_not_followed(tmp_path):
-    """Whoever put a link in a place of ours keeps what it leads to."""
+def test_a_tree_is_not_removed_through_a_link(tmp_path):
+    """What a link leads to is not all ours: `remains.linked` knows what is."""
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "file").write_text("x")
     (tmp_path / "k").symlink_to("elsewhere")
@@ -209,35 +189,7 @@ def test_links_of_pods_and_flannel_go():
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """A machine whose every path is below a temporary directory."""
-    runner = Programs()
-    for name in ("OPT", "ETC", "STATE", "RUN", "JOIN_DOCUMENT"):
-        monkeypatch.setattr(leave_module.paths, name, str(tmp_path / name.lower()))
-    for name in ("NODE_TREES", "CONTROL_TREES", "SHARED_TREES", "UNMOUNT"):
-        monkeypatch.setattr(leave_module, name, (str(tmp_path / name.lower()),))
-    monkeypatch.setattr(leave_module, "OWN_TREES", (str(tmp_path / "opt"), str(tmp_path / "etc")))
-    monkeypatch.setattr(leave_module.processes, "kill_all", lambda *arguments: [])
-    monkeypatch.setattr(leave_module.trees, "remove_network_namespaces", lambda *arguments: [])
-    for name in ("units", "proc", "cg"):
-        (tmp_path / name).mkdir()
-    return ThisMachine(
-        systemd=Systemd(runner),
-        run=runner,
-        units=str(tmp_path / "units"),
-        store=str(tmp_path / "opt" / "store"),
-        records=str(tmp_path / "state" / "records"),
-        proc=str(tmp_path / "proc"),
-        cgroups=str(tmp_path / "cg"),
-        lock=str(tmp_path),
-    )
-
-
-def a_record(tmp_path, entries, owner="node", **more):
-    directory = tmp_path / "state" / "records"
-    directory.mkdir(parents=True, exist_ok=True)
-    entries = [{"key": key, "before": before} for key, before in entries]
-    (directory / (owner + ".json")).write_text(
-        json.dumps({"version": 1, "owner": owner, "entries": entries, **more})
-    )
+    return a_leaving_machine(tmp_path, monkeypatch)
 
 
 def test_a_machine_without_records_is_not_touched(machine, tmp_path):
