@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
-from freehold_agent.contract import fitness, paths
+from freehold_agent.contract import fitness, paths, ports
 from freehold_agent.contract.join_document import DocumentError, JoinDocument
 from freehold_agent.converge import Deliverer, Progress, Summary
 from freehold_agent.errors import BadRequest, Unfit
@@ -226,7 +226,11 @@ class _JoinNode:
         networks += [("the cluster's Service network", cidr) for cidr in network.service_cidrs]
         # flannel's routes to other nodes' pods, on a machine that was a node before.
         ours = bool(facts.get("release"))
-        _raise_unfit(fitness.overlaps(facts, networks, lambda route: ours and bool(route.get("via"))))
+        problems = fitness.overlaps(facts, networks, lambda route: ours and bool(route.get("via")))
+        if not self._around.owners():
+            vxlan = network.flannel and network.backend == "vxlan"
+            problems += fitness.ports_in_use(facts, ports.network_ports(network.kube_proxy, vxlan))
+        _raise_unfit(problems)
 
 
 def proxy_of(environment: Mapping[str, str]) -> Dict[str, str]:
@@ -279,7 +283,7 @@ def read_token(file: str, node: str) -> str:
 def _check(facts: Mapping[str, Any], installed: bool) -> None:
     problems = [*fitness.system(facts), *fitness.tools(facts), *fitness.strangers(facts)]
     if not installed:
-        problems += fitness.ports_in_use(facts, fitness.NODE_PORTS)
+        problems += fitness.ports_in_use(facts, ports.NODE)
         problems += fitness.room(facts, fitness.NODE_MEMORY, fitness.NODE_DISK)
     _raise_unfit(problems)
 

@@ -6,7 +6,7 @@ The installer asks before an apply, a machine that joins by itself asks about it
 import ipaddress
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Tuple
 
-from freehold_agent.contract import paths
+from freehold_agent.contract import paths, ports
 
 MINIMUM_PYTHON = (3, 9)
 MINIMUM_NFT = (1, 0, 1)
@@ -26,11 +26,7 @@ PACKAGES = {
     "umount": "mount",
 }
 """Tool -> Debian's package name; freehold installs no distribution packages."""
-NODE_PORTS = {("tcp", 10250): "kubelet", ("tcp", 10248): "kubelet", ("tcp", 10256): "kube-proxy"}
 OUR_LINKS = ("cni0", "flannel.1")
-
-Ports = Mapping[Tuple[str, int], str]
-"""(protocol, port) -> who needs it."""
 
 
 def system(facts: Mapping[str, Any]) -> List[str]:
@@ -84,12 +80,14 @@ def strangers(facts: Mapping[str, Any]) -> List[str]:
     ]
 
 
-def ports_in_use(facts: Mapping[str, Any], ports: Ports) -> List[str]:
+def ports_in_use(facts: Mapping[str, Any], wanted: Iterable[ports.Port]) -> List[str]:
     """Return which of these ports somebody else listens on."""
-    wanted = dict(ports)
+    needed = ports.needed(wanted)
     found = []
     for socket in facts["listening"]:
-        purpose = wanted.pop((socket["protocol"], socket["port"]), None)
+        if _is_tunnel(socket):
+            continue
+        purpose = needed.pop((socket["protocol"], socket["port"]), None)
         if purpose:
             found.append(
                 "{} port {}, which {} needs, is in use by {}".format(
@@ -97,6 +95,11 @@ def ports_in_use(facts: Mapping[str, Any], ports: Ports) -> List[str]:
                 )
             )
     return found
+
+
+def _is_tunnel(socket: Mapping[str, Any]) -> bool:
+    """Say whether the kernel itself holds vxlan's port, so no process does: tunnels share it."""
+    return (socket["protocol"], socket["port"], socket["process"]) == ("udp", ports.VXLAN, "")
 
 
 def room(facts: Mapping[str, Any], memory: int, disk: int) -> List[str]:

@@ -3,7 +3,7 @@
 import json
 from typing import Any, Dict, List, Mapping
 
-from freehold_agent.contract import paths
+from freehold_agent.contract import paths, ports
 from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.contract.release import digests_of
 from freehold_agent.contract.resources import File, Resource
@@ -56,8 +56,8 @@ def kube_proxy_config(document: JoinDocument, facts: Mapping[str, Any]) -> Dict[
         "hostnameOverride": document.node,
         "clusterCIDR": ",".join(document.network.pod_cidrs),
         "bindAddress": document.addresses[0],
-        "healthzBindAddress": loopback + ":10256",
-        "metricsBindAddress": loopback + ":10249",
+        "healthzBindAddress": "{}:{}".format(loopback, ports.KUBE_PROXY_HEALTH),
+        "metricsBindAddress": "{}:{}".format(loopback, ports.KUBE_PROXY_METRICS),
     }
     if not facts.get("cap_sys_resource"):
         config["oomScoreAdj"] = 0

@@ -7,14 +7,13 @@ the EndpointSlice behind the Service.
 import ipaddress
 from typing import Any
 
-from freehold_agent.contract import paths
+from freehold_agent.contract import paths, ports
 from freehold_agent.contract.resources import File, Resource, User
 from freehold_agent.contract.unit_file import service
 from freehold_installer.desired.control_plane_context import ControlPlaneContext, directory
 
 USER = "coredns"
 DIRECTORY = paths.ETC + "/coredns"
-READY_PORT = 8181
 
 
 def prerequisites(context: ControlPlaneContext) -> list[Resource]:
@@ -54,7 +53,7 @@ def corefile(context: ControlPlaneContext) -> str:
         f".:{paths.DNS_PORT} {{",
         f"    bind {context.address}",
         "    errors",
-        f"    ready {context.address}:{READY_PORT}",
+        f"    ready {context.address}:{ports.DNS_READY}",
         "    acl {",
         f"        allow net {' '.join(allowed)}",
         "        block",

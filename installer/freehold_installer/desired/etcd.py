@@ -1,6 +1,6 @@
 """etcd as a unit of its own user, mutual TLS on both ports. Flags: etcd's operations guide."""
 
-from freehold_agent.contract import paths
+from freehold_agent.contract import paths, ports
 from freehold_agent.contract.resources import Resource, User
 from freehold_agent.contract.unit_file import flags, service
 from freehold_installer.desired.control_plane_context import ControlPlaneContext, directory
@@ -29,12 +29,12 @@ def prerequisites(context: ControlPlaneContext) -> list[Resource]:
 def unit(context: ControlPlaneContext) -> list[Resource]:
     """Return etcd's unit file and unit."""
     address = f"[{context.address}]" if ":" in context.address else context.address
-    client, peer = f"https://{address}:2379", f"https://{address}:2380"
+    client, peer = f"https://{address}:{ports.ETCD_CLIENT}", f"https://{address}:{ports.ETCD_PEER}"
     arguments = flags(
         {
             "name": context.host.name,
             "data-dir": paths.ETCD_STATE,
-            "listen-client-urls": f"https://127.0.0.1:2379,{client}",
+            "listen-client-urls": f"https://127.0.0.1:{ports.ETCD_CLIENT},{client}",
             "advertise-client-urls": client,
             "listen-peer-urls": peer,
             "initial-advertise-peer-urls": peer,
@@ -50,7 +50,7 @@ def unit(context: ControlPlaneContext) -> list[Resource]:
             "peer-cert-file": f"{PKI}/peer.crt",
             "peer-key-file": f"{PKI}/peer.key",
             "tls-min-version": "TLS1.2",
-            "listen-metrics-urls": "http://127.0.0.1:2381",
+            "listen-metrics-urls": f"http://127.0.0.1:{ports.ETCD_METRICS}",
             "auto-compaction-mode": "periodic",
             "auto-compaction-retention": "1h",
         }

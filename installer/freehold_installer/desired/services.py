@@ -7,11 +7,10 @@ none can read the CA's key.
 import json
 from typing import Any
 
-from freehold_agent.contract import paths
+from freehold_agent.contract import paths, ports
 from freehold_agent.contract.resources import File, Resource, User
 from freehold_agent.contract.unit_file import service
 from freehold_installer.desired.control_plane_context import ControlPlaneContext, directory
-from freehold_installer.desired.dns import READY_PORT
 
 
 def prerequisites(context: ControlPlaneContext) -> list[Resource]:
@@ -115,7 +114,7 @@ def _config(context: ControlPlaneContext, name: str) -> bytes:
                 {
                     "node": host.name,
                     "address": host.internal_address,
-                    "ready_url": f"http://{host.internal_address}:{READY_PORT}/ready",
+                    "ready_url": f"http://{host.internal_address}:{ports.DNS_READY}/ready",
                 }
                 for host in context.inventory.control_planes
             ],

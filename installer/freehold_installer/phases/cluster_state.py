@@ -26,6 +26,8 @@ class Seen:
     """The document it was converged from last."""
     owners: tuple[str, ...]
     """Who has a record there: `control`, `node`."""
+    ahead: float = 0.0
+    """Seconds by which its clock is certainly ahead of ours; negative: behind."""
 
     @property
     def installed(self) -> bool:

@@ -1,5 +1,6 @@
 """Look at the machines: facts, what freehold has there, and the difference to the inventory. Changes nothing."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,20 +14,22 @@ from freehold_installer.desired import cluster
 from freehold_installer.engine.machine import Machine
 from freehold_installer.engine.run import Run
 from freehold_installer.errors import FreeholdError, UnfitError, joined
-from freehold_installer.phases import access, leave, nodes, preflight, release, trust, verify
+from freehold_installer.phases import access, clocks, leave, nodes, preflight, release, trust, verify
 from freehold_installer.phases.cluster_state import ClusterState, Seen
 from freehold_installer.plan import Content, MachinePlan, Plan, without_secrets
 
 
 def look_at(machine: Machine) -> Seen:
     """Return what one machine says of itself. Raises StepError."""
+    asked = time.time()
     answer = machine.program({"verb": "look"}, timeout=60)
+    ahead = clocks.difference(asked, answer["facts"]["time"], time.time())
     try:
         document = JoinDocument.from_json(answer["document"]) if answer.get("document") else None
     except DocumentError:
         # Of another version or damaged: it will be written anew.
         document = None
-    return Seen(answer["facts"], document, tuple(answer["owners"]))
+    return Seen(answer["facts"], document, tuple(answer["owners"]), ahead)
 
 
 def state_of(run: Run) -> ClusterState:
@@ -37,6 +40,8 @@ def state_of(run: Run) -> ClusterState:
     for name, host in run.inventory.hosts.items():
         found = preflight.problems(run.inventory, host, seen[name].facts, installed=seen[name].installed)
         failures += [UnfitError(f"{name}: {problem}") for problem in found]
+    differences = {name: seen[name].ahead for name in run.inventory.hosts}
+    failures += [UnfitError(problem, hint=clocks.HINT) for problem in clocks.problems(differences)]
     pki = PkiDirectory(str(run.state_dir.pki))
     failures += _of_another_cluster(run, pki, seen)
     if failures:

@@ -7,25 +7,14 @@ import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
-from freehold_agent.contract import fitness, paths
-from freehold_agent.contract.fitness import NODE_PORTS
+from freehold_agent.contract import fitness
+from freehold_agent.contract.ports import Port, control_plane_ports, node_ports
 from freehold_installer.config import Host, Inventory
 
 MEMORY = {True: 1536 << 20, False: fitness.NODE_MEMORY}
 """Bytes a control plane and a worker cannot do without."""
 DISK = {True: 3 << 30, False: fitness.NODE_DISK}
 """Bytes free under /opt and /var/lib for a control plane and a worker before a first installation."""
-CONTROL_PORTS = {
-    ("tcp", 2379): "etcd",
-    ("tcp", 2380): "etcd",
-    ("tcp", paths.API_PORT): "kube-apiserver",
-    ("tcp", paths.JOIN_PORT): "freehold-join",
-    ("tcp", paths.ARTIFACT_PORT): "freehold-artifacts",
-    ("tcp", paths.DNS_PORT): "coredns",
-    ("udp", paths.DNS_PORT): "coredns",
-    ("tcp", 10257): "kube-controller-manager",
-    ("tcp", 10259): "kube-scheduler",
-}
 
 
 def problems(inventory: Inventory, host: Host, facts: Mapping[str, Any], *, installed: bool) -> list[str]:
@@ -37,10 +26,7 @@ def problems(inventory: Inventory, host: Host, facts: Mapping[str, Any], *, inst
     found += _addresses(inventory, host, facts)
     control = host.is_control_plane
     if not installed:
-        ports = dict(CONTROL_PORTS) if control else {}
-        if host.name in {node.name for node in inventory.nodes}:
-            ports |= NODE_PORTS
-        found += fitness.ports_in_use(facts, ports)
+        found += fitness.ports_in_use(facts, _ports(inventory, host))
         found += fitness.room(facts, MEMORY[control], DISK[control])
     networking = inventory.config.networking
     networks = [
@@ -77,6 +63,20 @@ def notes(facts: Mapping[str, Any]) -> list[str]:
         found.append("cgroup v1: cgroupfs driver, failCgroupV1 off (upstream will drop v1)")
     if facts["swap"]:
         found.append("swap is on: pods do not use it")
+    return found
+
+
+def _ports(inventory: Inventory, host: Host) -> list[Port]:
+    """Return the ports that the programs of this machine will listen on."""
+    config = inventory.config
+    found: list[Port] = []
+    if host.is_control_plane:
+        dns = config.control_plane.coredns
+        found += control_plane_ports(dns.enabled and dns.embedded)
+    if host.name in {node.name for node in inventory.nodes}:
+        flannel = config.deploy.cni.flannel
+        vxlan = flannel.enabled and flannel.backend == "vxlan"
+        found += node_ports(config.deploy.kube_proxy.enabled, vxlan)
     return found
 
 

@@ -288,6 +288,16 @@ def test_networks_that_this_machine_uses(cluster: Cluster, machine: JoiningMachi
         machine.join(cluster.wish(), cluster.token())
 
 
+@pytest.mark.parametrize(("protocol", "port"), [("tcp", 10249), ("tcp", 10256), ("udp", 8472)])
+def test_ports_that_this_clusters_network_needs(
+    cluster: Cluster, machine: JoiningMachine, protocol: str, port: int
+) -> None:
+    """Only the document says which network the cluster has: its ports are looked at then, before any change."""
+    machine.facts["listening"] = [{"protocol": protocol, "port": port, "process": "other"}]
+    with pytest.raises(Unfit, match=f"{protocol} port {port}, which .* needs, is in use by other"):
+        machine.join(cluster.wish(), cluster.token())
+
+
 def test_a_machine_that_is_not_fit_asks_nobody(cluster: Cluster, machine: JoiningMachine) -> None:
     """Missing tools, taken ports, another container runtime: said together, before anything is sent."""
     machine.facts["tools"] = {**machine.facts["tools"], "nft": None}

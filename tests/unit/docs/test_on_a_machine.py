@@ -9,24 +9,14 @@ from typing import TypeVar
 from tests.support.a_machine import a_control_plane, a_node_of_each_kind
 
 from freehold_agent import leave
-from freehold_agent.contract import paths
+from freehold_agent.contract import paths, ports
 from freehold_agent.contract.resources import Directory, File, Link, Resource, Sysctl, Unit, User
 from freehold_agent.facts import LIMITS, MODULES
 from freehold_agent.remains import network
-from freehold_installer.desired.dns import READY_PORT
-from freehold_installer.phases.preflight import CONTROL_PORTS, NODE_PORTS
 
 Kind = TypeVar("Kind")
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "on-a-machine.md"
 RELEASE = re.compile(r"^(/opt/freehold/releases)/[^/]+")
-EXTRA_PORTS = {
-    ("tcp", 2381): "etcd",
-    ("tcp", READY_PORT): "coredns",
-    ("tcp", 10249): "kube-proxy",
-    ("udp", 8472): "the kernel, for flannel's vxlan",
-}
-"""Ports that preflight does not ask for: of the loopback, or of the kernel."""
-
 CONTROL, NODE = a_control_plane(), a_node_of_each_kind()
 
 
@@ -93,17 +83,11 @@ def test_users_are_listed():
 
 
 def test_ports_are_listed():
-    """The table of ports names each port that preflight wants free, and the few others, with its program."""
-    listed = {}
-    for row in table("Ports"):
-        number, protocol = row[0].split("/")
-        listed[(row[1], protocol, int(number))] = row[3]
-    wanted = {("control plane", *port): name for port, name in CONTROL_PORTS.items()}
-    wanted |= {("node", *port): name for port, name in NODE_PORTS.items()}
-    for port, name in EXTRA_PORTS.items():
-        role = "control plane" if name in ("etcd", "coredns") else "node"
-        wanted[(role, *port)] = name
-    assert listed == wanted
+    """The table of ports is the one that preflight asks for: port, role, where it listens, program."""
+    made = [("control plane", port) for port in ports.control_plane_ports()]
+    made += [("node", port) for port in ports.node_ports()]
+    rows = sorted((f"{port.number}/{port.protocol}", role, port.where, port.program) for role, port in made)
+    assert sorted(tuple(row[:4]) for row in table("Ports")) == rows
 
 
 def test_network_objects_are_listed():

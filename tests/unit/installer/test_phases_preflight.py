@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from freehold_agent.contract import paths
+from freehold_agent.contract import paths, ports
 from freehold_installer.config import Inventory, loads
 from freehold_installer.phases import preflight
 
@@ -169,9 +169,9 @@ def test_a_worker_needs_less_than_a_control_plane(inventory: Inventory) -> None:
     assert problems(inventory, small, "w1") == []
 
 
-def listening(*ports: tuple[str, int], process: str = "nginx") -> list[dict[str, Any]]:
+def listening(*sockets: tuple[str, int], process: str = "nginx") -> list[dict[str, Any]]:
     return [
-        {"port": port, "protocol": kind, "address": "0.0.0.0", "process": process} for kind, port in ports
+        {"port": port, "protocol": kind, "address": "0.0.0.0", "process": process} for kind, port in sockets
     ]
 
 
@@ -183,6 +183,52 @@ def test_a_port_in_use_is_named_with_both_sides(inventory: Inventory) -> None:
         "tcp port 10250, which kubelet needs, is in use by nginx",
     ]
     assert problems(inventory, facts, "w1") == ["tcp port 10250, which kubelet needs, is in use by nginx"]
+
+
+ON_CONTROL_PLANE = [(port, "cp1") for port in (*ports.control_plane_ports(), *ports.node_ports())]
+ON_WORKER = [(port, "w1") for port in ports.node_ports()]
+
+
+@pytest.mark.parametrize(
+    ("port", "host"),
+    [*ON_CONTROL_PLANE, *ON_WORKER],
+    ids=lambda value: value if isinstance(value, str) else f"{value.number}-{value.protocol}",
+)
+def test_every_port_that_will_be_listened_on_must_be_free(
+    inventory: Inventory, port: ports.Port, host: str
+) -> None:
+    """Metrics and health of the loopback and flannel's tunnel too, each with the program that needs it."""
+    facts = changed(listening=listening((port.protocol, port.number)))
+    assert problems(inventory, facts, host) == [
+        f"{port.protocol} port {port.number}, which {port.program} needs, is in use by nginx"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("deploy", "free"),
+    [
+        ("{cni: {flannel: {backend: host-gw}}}", ports.FLANNEL_VXLAN),
+        ("{}", ()),
+    ],
+    ids=["host-gw", "vxlan"],
+)
+def test_ports_of_what_is_not_deployed_do_not_matter(deploy: str, free: tuple[ports.Port, ...]) -> None:
+    """vxlan's port is asked for only where flannel makes a tunnel."""
+    other = loads(INVENTORY + f"config: {{deploy: {deploy}}}\n")
+    facts = changed(listening=listening(("udp", ports.VXLAN)))
+    assert bool(problems(other, facts, "w1")) == (not free)
+
+
+def test_the_table_of_ports_knows_what_is_left_out() -> None:
+    """Without kube-proxy, vxlan or embedded DNS their ports are none of ours."""
+    programs = {port.program for port in ports.node_ports(kube_proxy=False, vxlan=False)}
+    assert programs == {"kubelet"}
+    assert "coredns" not in {port.program for port in ports.control_plane_ports(dns=False)}
+
+
+def test_a_tunnel_of_the_kernel_shares_its_port(inventory: Inventory) -> None:
+    """Another vxlan of the machine is held by no process, and flannel's works beside it."""
+    assert problems(inventory, changed(listening=listening(("udp", ports.VXLAN), process="")), "w1") == []
 
 
 def test_a_port_is_named_once(inventory: Inventory) -> None:
