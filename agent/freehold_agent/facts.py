@@ -4,6 +4,7 @@ Facts are plain JSON values. They decide machine quirks (`freehold_agent.desired
 nothing here judges them, and nothing is written. What only root may read is left empty for others.
 """
 
+import glob
 import json
 import os
 import platform
@@ -15,6 +16,7 @@ import time
 from typing import Any, Dict, List, Optional
 
 from freehold_agent.contract import paths
+from freehold_agent.contract.firewall import parse_zones
 from freehold_agent.foreign import find_foreign
 from freehold_agent.machine.files import read_json
 from freehold_agent.machine.programs import ProgramFailed, run
@@ -85,6 +87,8 @@ def gather() -> Dict[str, Any]:
         "nameservers": nameservers(resolv_conf()),
         "time": time.time(),
         "selinux": _selinux(),
+        "container_selinux": knows_containers(),
+        "firewalld": parse_zones(_output(["firewall-cmd", "--list-all-zones"])),
         "release": os.path.basename(_link(paths.CURRENT)),
         "proxy": _proxy(),
     }
@@ -109,10 +113,10 @@ def nameservers(path: str) -> List[str]:
 
 
 def parse_os_release(text: str) -> Dict[str, str]:
-    """Return the three fields of os-release that matter: `id`, `version_id`, `pretty_name`."""
+    """Return the fields of os-release that matter: `id`, `id_like`, `version_id`, `pretty_name`."""
     pairs = (line.partition("=") for line in text.splitlines())
     found = {key.strip(): value.strip().strip("\"'") for key, _, value in pairs}
-    return {name: found.get(name.upper(), "") for name in ("id", "version_id", "pretty_name")}
+    return {name: found.get(name.upper(), "") for name in ("id", "id_like", "version_id", "pretty_name")}
 
 
 def parse_addresses(text: str) -> List[Dict[str, Any]]:
@@ -169,9 +173,14 @@ def _routes() -> List[Dict[str, Any]]:
 def _tools() -> Dict[str, Optional[str]]:
     found: Dict[str, Optional[str]] = {name: which(name) for name in TOOLS}
     for name in ("nft", "iptables"):
-        version = re.search(r"v?(\d+\.\d+(?:\.\d+)*)", _output([name, "--version"]))
-        found[name] = version.group(1) if version else None
+        found[name] = parse_version(_output([name, "--version"]))
     return found
+
+
+def parse_version(text: str) -> Optional[str]:
+    """Return the version in what `nft --version` or `iptables --version` says; None when there is none."""
+    version = re.search(r"v?(\d+\.\d+(?:\.\d+)*)", text)
+    return version.group(1) if version else None
 
 
 def which(name: str) -> Optional[str]:
@@ -260,6 +269,12 @@ def _proxy() -> Dict[str, str]:
 def _selinux() -> str:
     enforce = _read("/sys/fs/selinux/enforce").strip()
     return {"1": "enforcing", "0": "permissive"}.get(enforce, "disabled")
+
+
+def knows_containers(root: str = "") -> bool:
+    """Say whether SELinux's policy knows containers: the distribution's package container-selinux is there."""
+    modules = root + "/var/lib/selinux/*/active/modules/*/container"
+    return os.path.exists(root + "/usr/share/selinux/packages/container.pp.bz2") or bool(glob.glob(modules))
 
 
 def _read(path: str) -> str:

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
-from freehold_agent.contract import fitness, paths, ports
+from freehold_agent.contract import firewall, fitness, paths, ports
 from freehold_agent.contract.join_document import DocumentError, JoinDocument
 from freehold_agent.converge import Deliverer, Progress, Summary
 from freehold_agent.errors import BadRequest, Unfit
@@ -230,6 +230,8 @@ class _JoinNode:
         if not self._around.owners():
             vxlan = network.flannel and network.backend == "vxlan"
             problems += fitness.ports_in_use(facts, ports.network_ports(network.kube_proxy, vxlan))
+            needed = ports.node_ports(network.kube_proxy, vxlan)
+            problems += firewall.problems(facts, document.addresses[0], needed, network.pod_cidrs)
         _raise_unfit(problems)
 
 
@@ -281,7 +283,8 @@ def read_token(file: str, node: str) -> str:
 
 
 def _check(facts: Mapping[str, Any], installed: bool) -> None:
-    problems = [*fitness.system(facts), *fitness.tools(facts), *fitness.strangers(facts)]
+    problems = [*fitness.system(facts), *fitness.selinux(facts)]
+    problems += [*fitness.tools(facts), *fitness.strangers(facts)]
     if not installed:
         problems += fitness.ports_in_use(facts, ports.NODE)
         problems += fitness.room(facts, fitness.NODE_MEMORY, fitness.NODE_DISK)

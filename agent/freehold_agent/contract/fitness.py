@@ -6,7 +6,7 @@ The installer asks before an apply, a machine that joins by itself asks about it
 import ipaddress
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Tuple
 
-from freehold_agent.contract import paths, ports
+from freehold_agent.contract import distribution, paths, ports
 
 MINIMUM_PYTHON = (3, 9)
 MINIMUM_NFT = (1, 0, 1)
@@ -16,16 +16,6 @@ NODE_MEMORY = 512 << 20
 """Bytes a worker cannot do without."""
 NODE_DISK = 1536 << 20
 """Bytes free under /opt and /var/lib for a worker before a first installation."""
-PACKAGES = {
-    "conntrack": "conntrack",
-    "ip": "iproute2",
-    "iptables": "iptables",
-    "modprobe": "kmod",
-    "mount": "mount",
-    "nft": "nftables",
-    "umount": "mount",
-}
-"""Tool -> Debian's package name; freehold installs no distribution packages."""
 OUR_LINKS = ("cni0", "flannel.1")
 
 
@@ -52,16 +42,20 @@ def system(facts: Mapping[str, Any]) -> List[str]:
     return found
 
 
+def selinux(facts: Mapping[str, Any]) -> List[str]:
+    """Return whether SELinux would keep containers from starting: it is enforced by a policy that knows none."""
+    if facts.get("selinux") != "enforcing" or facts.get("container_selinux"):
+        return []
+    return ["SELinux is enforcing and its policy knows no containers: dnf install container-selinux"]
+
+
 def tools(facts: Mapping[str, Any]) -> List[str]:
     """Return which programs of the distribution are missing or too old."""
-    missing = sorted(name for name in PACKAGES if not facts["tools"].get(name))
+    missing = [name for name in distribution.TOOLS if not facts["tools"].get(name)]
     found = []
     if missing:
-        packages = " ".join(dict.fromkeys(PACKAGES[name] for name in missing))
         found.append(
-            "{} missing: apt-get install {} (dnf install on the RHEL family)".format(
-                ", ".join(missing), packages
-            )
+            "{} missing: {}".format(", ".join(missing), distribution.install_command(facts, missing))
         )
     nft = facts["tools"].get("nft")
     if nft and version(nft) < MINIMUM_NFT:

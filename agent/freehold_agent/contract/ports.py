@@ -33,6 +33,8 @@ class Port:
     program: str
     where: str
     protocol: str = "tcp"
+    remote: bool = False
+    """Other machines must reach it: open in a firewall."""
 
 
 ETCD = (
@@ -41,23 +43,23 @@ ETCD = (
     Port(ETCD_METRICS, "etcd", LOOPBACK),
 )
 DNS = (
-    Port(paths.DNS_PORT, "coredns", OWN),
-    Port(paths.DNS_PORT, "coredns", OWN, "udp"),
+    Port(paths.DNS_PORT, "coredns", OWN, remote=True),
+    Port(paths.DNS_PORT, "coredns", OWN, "udp", remote=True),
     Port(DNS_READY, "coredns", OWN),
 )
 CONTROL_PLANE = (
-    Port(paths.API_PORT, "kube-apiserver", ALL),
-    Port(paths.JOIN_PORT, "freehold-join", OWN),
-    Port(paths.ARTIFACT_PORT, "freehold-artifacts", OWN),
+    Port(paths.API_PORT, "kube-apiserver", ALL, remote=True),
+    Port(paths.JOIN_PORT, "freehold-join", OWN, remote=True),
+    Port(paths.ARTIFACT_PORT, "freehold-artifacts", OWN, remote=True),
     Port(CONTROLLER_MANAGER, "kube-controller-manager", LOOPBACK),
     Port(SCHEDULER, "kube-scheduler", LOOPBACK),
 )
-NODE = (Port(KUBELET, "kubelet", ALL), Port(KUBELET_HEALTH, "kubelet", LOOPBACK))
+NODE = (Port(KUBELET, "kubelet", ALL, remote=True), Port(KUBELET_HEALTH, "kubelet", LOOPBACK))
 PROXY = (
     Port(KUBE_PROXY_METRICS, "kube-proxy", LOOPBACK),
     Port(KUBE_PROXY_HEALTH, "kube-proxy", LOOPBACK),
 )
-FLANNEL_VXLAN = (Port(VXLAN, "the kernel, for flannel's vxlan", ALL, "udp"),)
+FLANNEL_VXLAN = (Port(VXLAN, "the kernel, for flannel's vxlan", ALL, "udp", remote=True),)
 
 
 def control_plane_ports(dns: bool = True) -> Tuple[Port, ...]:

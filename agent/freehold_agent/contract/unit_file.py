@@ -54,6 +54,15 @@ def service(
     ]
 
 
+def together(*parts: Settings) -> Dict[str, List[str]]:
+    """Return the settings of all parts; what several of them set stands there for each, in their order."""
+    found: Dict[str, List[str]] = {}
+    for part in parts:
+        for key, value in part.items():
+            found.setdefault(key, []).extend([value] if isinstance(value, str) else value)
+    return found
+
+
 def quoted(word: str) -> str:
     """Return a word of a command line as systemd reads it: specifiers and variables escaped."""
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")

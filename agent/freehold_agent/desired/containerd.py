@@ -7,7 +7,7 @@ pinned: the kubelet's image collection never removes what no registry could brin
 import json
 from typing import Any, Dict, List, Mapping, Sequence
 
-from freehold_agent.contract import paths
+from freehold_agent.contract import paths, selinux
 from freehold_agent.contract.artifacts import ArtifactEntry
 from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.contract.release import digests_of
@@ -49,6 +49,7 @@ def containerd_resources(document: JoinDocument, facts: Mapping[str, Any]) -> Li
         "TasksMax": "infinity",
         "LimitNOFILE": str(nofile(facts)),
         **proxy.settings(facts),
+        **selinux.settings(facts, {selinux.RUNTIME: ["bin/containerd"]}, [paths.CONTAINERD_STATE]),
     }
     if facts.get("cap_sys_resource"):
         settings["OOMScoreAdjust"] = "-999"
@@ -66,12 +67,14 @@ def containerd_resources(document: JoinDocument, facts: Mapping[str, Any]) -> Li
         unit={"After": "network.target local-fs.target dbus.service"},
         service=settings,
     )
-    return [*resources, *_pods_unit(facts), *_image_resources(document)]
+    return [*resources, *_pods_unit(facts), *_image_resources(document, facts)]
 
 
 def containerd_config(document: JoinDocument, facts: Mapping[str, Any]) -> str:
     """Return config.toml, version 3."""
     capable = bool(facts.get("cap_sys_resource"))
+    # Its default is false: then containers run without a label of their own.
+    confined = ["enable_selinux = true"] if selinux.labelled(facts) else []
     return "\n".join(
         [
             "# Written by freehold; changes are put back.",
@@ -100,6 +103,7 @@ def containerd_config(document: JoinDocument, facts: Mapping[str, Any]) -> str:
             "[plugins.'io.containerd.cri.v1.runtime']",
             "# Without CAP_SYS_RESOURCE a score below the inherited one would fail every container.",
             "restrict_oom_score_adj = " + _truth(not capable),
+            *confined,
             "",
             "[plugins.'io.containerd.cri.v1.runtime'.containerd]",
             'default_runtime_name = "runc"',
@@ -139,19 +143,24 @@ def is_addon_image(entry: ArtifactEntry) -> bool:
     return entry.name.startswith("images/") and not entry.name.startswith("images/pause")
 
 
-def _image_resources(document: JoinDocument) -> List[Resource]:
+def _image_resources(document: JoinDocument, facts: Mapping[str, Any]) -> List[Resource]:
     images = [entry for entry in document.manifest.for_roles("node") if entry.name.startswith("images/")]
     addons = [entry for entry in images if is_addon_image(entry)]
     needed = [entry for entry in images if not is_addon_image(entry)]
     before = {"Before": "kubelet.service"}
     return [
-        *_import_unit(document, IMAGES_UNIT, "Images every pod needs", needed, before),
-        *_import_unit(document, ADDON_IMAGES_UNIT, "Images of add-ons", addons, {}),
+        *_import_unit(document, IMAGES_UNIT, "Images every pod needs", needed, before, facts),
+        *_import_unit(document, ADDON_IMAGES_UNIT, "Images of add-ons", addons, {}, facts),
     ]
 
 
 def _import_unit(
-    document: JoinDocument, name: str, title: str, entries: Sequence[ArtifactEntry], order: Mapping[str, str]
+    document: JoinDocument,
+    name: str,
+    title: str,
+    entries: Sequence[ArtifactEntry],
+    order: Mapping[str, str],
+    facts: Mapping[str, Any],
 ) -> List[Resource]:
     if not entries:
         return []
@@ -170,6 +179,7 @@ def _import_unit(
             "RemainAfterExit": "yes",
             "ExecStart": commands,
             "Restart": "on-failure",
+            **selinux.settings(facts, {selinux.PROGRAM: ["bin/ctr"]}),
         },
     )
 

@@ -3,7 +3,7 @@
 import json
 from typing import Any, Dict, List, Mapping
 
-from freehold_agent.contract import paths, ports
+from freehold_agent.contract import paths, ports, selinux
 from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.contract.release import digests_of
 from freehold_agent.contract.resources import File, Resource
@@ -24,6 +24,7 @@ def kube_proxy_resources(document: JoinDocument, facts: Mapping[str, Any]) -> Li
     settings: Dict[str, Any] = {"Environment": api_connection.environment()}
     if facts.get("cap_sys_resource"):
         settings["OOMScoreAdjust"] = "-998"
+    settings.update(selinux.settings(facts, {selinux.PROGRAM: ["bin/kube-proxy"]}))
     return [
         File(CONFIG, config),
         *service(

@@ -3,7 +3,7 @@
 import json
 from typing import Any, Dict, List, Mapping
 
-from freehold_agent.contract import paths
+from freehold_agent.contract import paths, selinux
 from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.contract.release import digests_of
 from freehold_agent.contract.resources import Directory, File, Resource
@@ -48,6 +48,7 @@ def kubelet_resources(document: JoinDocument, facts: Mapping[str, Any]) -> List[
         "MemoryAccounting": "yes",
         "LimitNOFILE": str(containerd.nofile(facts)),
         **proxy.settings(facts),
+        **_labels(document, facts),
     }
     if facts.get("cap_sys_resource"):
         settings["OOMScoreAdjust"] = "-999"
@@ -121,6 +122,16 @@ def kubelet_config(document: JoinDocument, facts: Mapping[str, Any]) -> Dict[str
     if not facts.get("cap_sys_resource"):
         config["oomScoreAdj"] = 0
     return merged(config, document.kubelet)
+
+
+def _labels(document: JoinDocument, facts: Mapping[str, Any]) -> Dict[str, List[str]]:
+    """Label what containerd runs for a pod, too: it starts before these have arrived, the kubelet after them."""
+    plugins = [entry.name for entry in document.manifest.for_roles("node") if entry.name.startswith("cni/")]
+    programs = {
+        selinux.PROGRAM: ["bin/kubelet", *plugins],
+        selinux.RUNTIME: ["bin/containerd-shim-runc-v2", "bin/runc"],
+    }
+    return selinux.settings(facts, programs, [paths.KUBELET_STATE])
 
 
 def reserved(document: JoinDocument, facts: Mapping[str, Any]) -> "tuple[Dict[str, str], Dict[str, str]]":

@@ -7,7 +7,7 @@ finds a network at its first look.
 import json
 from typing import Any, Dict, List, Mapping
 
-from freehold_agent.contract import paths
+from freehold_agent.contract import paths, selinux
 from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.contract.release import digests_of
 from freehold_agent.contract.resources import Directory, File, Resource
@@ -104,6 +104,7 @@ def _flannel(document: JoinDocument, facts: Mapping[str, Any], net_conf: bytes) 
     settings: Dict[str, Any] = {"Environment": ["NODE_NAME=" + document.node, *api_connection.environment()]}
     if facts.get("cap_sys_resource"):
         settings["OOMScoreAdjust"] = "-998"
+    settings.update(selinux.settings(facts, {selinux.PROGRAM: ["bin/flanneld"]}))
     return service(
         UNIT,
         description="flannel pod network (freehold)",

@@ -10,7 +10,7 @@ import yaml
 
 from freehold_agent.contract import paths
 from freehold_agent.contract.resources import File, Resource
-from freehold_agent.contract.unit_file import flags, service
+from freehold_agent.contract.unit_file import flags, service, together
 from freehold_installer.desired import api_gate
 from freehold_installer.desired.control_plane_context import ControlPlaneContext, directory
 
@@ -126,7 +126,7 @@ def api_server(context: ControlPlaneContext) -> list[Resource]:
             "Type": "notify",
             "LimitNOFILE": "20000",
             "NoNewPrivileges": "yes",
-            **(api_gate.closing() if _alone(context) else {}),
+            **together(context.labels("bin/kube-apiserver"), api_gate.closing() if _alone(context) else {}),
         },
     )
 
@@ -219,7 +219,7 @@ def controller_manager(context: ControlPlaneContext) -> list[Resource]:
         ],
         slice_name=paths.CONTROL_SLICE,
         unit=_AFTER_API,
-        service={"NoNewPrivileges": "yes"},
+        service={"NoNewPrivileges": "yes", **context.labels("bin/kube-controller-manager")},
     )
 
 
@@ -243,7 +243,7 @@ def scheduler(context: ControlPlaneContext) -> list[Resource]:
         reads=[kubeconfig],
         slice_name=paths.CONTROL_SLICE,
         unit=_AFTER_API,
-        service={"NoNewPrivileges": "yes"},
+        service={"NoNewPrivileges": "yes", **context.labels("bin/kube-scheduler")},
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from freehold_agent.contract import selinux
 from freehold_agent.contract.artifacts import Manifest
 from freehold_agent.contract.resources import Directory, File
 from freehold_installer.config import Host, Inventory
@@ -32,6 +33,10 @@ class ControlPlaneContext:
     def api_server(self) -> str:
         host = f"[{self.address}]" if ":" in self.address else self.address
         return f"https://{host}:6443"
+
+    def labels(self, *programs: str) -> dict[str, list[str]]:
+        """Return the unit settings that label these programs (`bin/etcd`) where SELinux is on."""
+        return selinux.settings(self.facts, {selinux.PROGRAM: programs})
 
     def pki(self, name: str) -> bytes:
         """Return the bytes of a key, certificate or kubeconfig by its name in the PKI directory."""

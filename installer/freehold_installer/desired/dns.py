@@ -41,7 +41,13 @@ def unit(context: ControlPlaneContext) -> list[Resource]:
         reads=[f"{DIRECTORY}/{name}" for name in ("Corefile", "client.crt", "client.key")],
         slice_name=paths.CONTROL_SLICE,
         unit={"After": "freehold-api-ready.service", "Wants": "freehold-api-ready.service"},
-        service={"User": USER, "NoNewPrivileges": "yes", "LimitNOFILE": "20000", "ProtectHome": "yes"},
+        service={
+            "User": USER,
+            "NoNewPrivileges": "yes",
+            "LimitNOFILE": "20000",
+            "ProtectHome": "yes",
+            **context.labels("bin/coredns"),
+        },
     )
 
 

@@ -70,5 +70,6 @@ def unit(context: ControlPlaneContext) -> list[Resource]:
             "NoNewPrivileges": "yes",
             "ProtectHome": "yes",
             "LimitNOFILE": "20000",
+            **context.labels("bin/etcd"),
         },
     )

@@ -76,7 +76,10 @@ class Machine:
                 f"echo '{user} ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/freehold",
             )
         if answers[2] == "none":
-            raise UnfitError(f"{self.name}: there is no python3", hint="install it: apt-get install python3")
+            raise UnfitError(
+                f"{self.name}: there is no python3",
+                hint="install it: apt-get install python3, or dnf install python3",
+            )
         self._root = answers[1] == "root"
 
     def run(

@@ -124,7 +124,8 @@ class Program:
             )
         if code == 127:
             return UnfitError(
-                f"{self._machine}: there is no python3: {text}", hint="install it: apt-get install python3"
+                f"{self._machine}: there is no python3: {text}",
+                hint="install it: apt-get install python3, or dnf install python3",
             )
         if code == -1 and not text:
             return StepError(self._machine, self._verb, "the connection was lost")

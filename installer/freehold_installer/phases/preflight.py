@@ -7,7 +7,7 @@ import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
-from freehold_agent.contract import fitness
+from freehold_agent.contract import firewall, fitness, selinux
 from freehold_agent.contract.ports import Port, control_plane_ports, node_ports
 from freehold_installer.config import Host, Inventory
 
@@ -22,11 +22,19 @@ def problems(inventory: Inventory, host: Host, facts: Mapping[str, Any], *, inst
 
     `installed`: freehold has a record on the machine, so its own ports and files are no obstacle.
     """
-    found = [*fitness.system(facts), *fitness.tools(facts), *fitness.strangers(facts)]
+    found = [
+        *fitness.system(facts),
+        *fitness.selinux(facts),
+        *fitness.tools(facts),
+        *fitness.strangers(facts),
+    ]
     found += _addresses(inventory, host, facts)
     control = host.is_control_plane
     if not installed:
-        found += fitness.ports_in_use(facts, _ports(inventory, host))
+        ports = _ports(inventory, host)
+        found += fitness.ports_in_use(facts, ports)
+        pods = [str(inventory.config.networking.pod_cidr)]
+        found += firewall.problems(facts, host.internal_address, ports, pods)
         found += fitness.room(facts, MEMORY[control], DISK[control])
     networking = inventory.config.networking
     networks = [
@@ -63,7 +71,28 @@ def notes(facts: Mapping[str, Any]) -> list[str]:
         found.append("cgroup v1: cgroupfs driver, failCgroupV1 off (upstream will drop v1)")
     if facts["swap"]:
         found.append("swap is on: pods do not use it")
+    if selinux.labelled(facts):
+        found.append(f"SELinux is {facts['selinux']}: programs are labelled, containers run confined")
+    elif facts.get("selinux") == "permissive":
+        found.append(
+            "SELinux is permissive and its policy knows no containers: dnf install container-selinux"
+        )
+    if facts.get("firewalld"):
+        found.append("firewalld runs: pods and Services are let through by its rules, not by freehold")
+    local = [server for server in facts.get("nameservers", ()) if _is_local(server)]
+    if local and len(local) == len(facts["nameservers"]):
+        found.append(
+            f"its resolver {', '.join(local)} answers only the machine itself: pods with dnsPolicy Default "
+            "resolve nothing"
+        )
     return found
+
+
+def _is_local(server: str) -> bool:
+    try:
+        return ipaddress.ip_address(server.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
 
 
 def _ports(inventory: Inventory, host: Host) -> list[Port]:

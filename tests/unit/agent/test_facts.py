@@ -6,6 +6,8 @@ import socket
 import time
 from pathlib import Path
 
+import pytest
+
 from freehold_agent import facts
 from freehold_agent.foreign import find_foreign
 from freehold_agent.sockets import listening_sockets, parse_table
@@ -55,8 +57,41 @@ class TestResolvers:
 
 def test_os_release() -> None:
     """Quotes are taken off, absent fields are empty."""
-    text = 'NAME="Rocky Linux"\nID="rocky"\nVERSION_ID="9.4"\n'
-    assert facts.parse_os_release(text) == {"id": "rocky", "version_id": "9.4", "pretty_name": ""}
+    text = 'NAME="Rocky Linux"\nID="rocky"\nID_LIKE="rhel centos fedora"\nVERSION_ID="9.4"\n'
+    assert facts.parse_os_release(text) == {
+        "id": "rocky",
+        "id_like": "rhel centos fedora",
+        "version_id": "9.4",
+        "pretty_name": "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [
+        ("nftables v1.0.9 (Old Doc Yak #3)\n", "1.0.9"),
+        ("nftables v1.1.3 (Commodore Bullmoose #4)\n", "1.1.3"),
+        ("iptables v1.8.10 (nf_tables)\n", "1.8.10"),
+        ("", None),
+    ],
+)
+def test_versions_of_tools(said: str, version: "str | None") -> None:
+    """The number, whatever stands around it; nothing where the tool is not."""
+    assert facts.parse_version(said) == version
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/usr/share/selinux/packages/container.pp.bz2",
+        "/var/lib/selinux/targeted/active/modules/200/container/cil",
+    ],
+)
+def test_a_policy_that_knows_containers_is_found(tmp_path: Path, path: str) -> None:
+    """By the file of the package container-selinux, or by the module that is loaded."""
+    assert not facts.knows_containers(str(tmp_path))
+    write(tmp_path, path, "")
+    assert facts.knows_containers(str(tmp_path))
 
 
 def test_addresses() -> None:
