@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 from tests.support import judged_requests as judged
-from tests.support.control_plane_on_loopback import ControlPlane, Program
+from tests.support.control_plane_on_loopback import ControlPlane
+from tests.support.loopback import Program
 from tests.support.pretend_machine import Machine, conditions, next_key, outcome, settled
 
 from freehold_agent.machine.kubernetes_api import NotFound

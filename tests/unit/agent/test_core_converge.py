@@ -2,26 +2,29 @@
 
 import base64
 import fcntl
-import grp
 import hashlib
 import json
 import os
-import pwd
-from dataclasses import dataclass, field
-from typing import Any, Dict, List
+from typing import List
 
 import pytest
+from tests.support.converging import (
+    GROUP,
+    ME,
+    a_directory,
+    a_file,
+    a_machine_below,
+    everything_under,
+    run,
+)
 
 from freehold_agent import converge as converge_module
 from freehold_agent.contract.resources import (
     Artifact,
-    Directory,
     File,
     KernelModule,
     Link,
     Sysctl,
-    Unit,
-    key_of,
 )
 from freehold_agent.converge import converge
 from freehold_agent.errors import DeliveryFailed, Locked, StepFailed
@@ -32,142 +35,12 @@ from freehold_agent.machine.systemd import Systemd
 from freehold_agent.observe import contents_for_diff, observe
 from freehold_agent.records import Record
 from freehold_agent.store import hash_file
-from freehold_agent.this_machine import ThisMachine
-
-ME = pwd.getpwuid(os.geteuid()).pw_name
-GROUP = grp.getgrgid(os.getegid()).gr_name
-
-
-@dataclass
-class PretendedSystemd(Systemd):
-    """Reads unit files like systemd does: only at a reload; runs processes that have an environ."""
-
-    root: str
-    calls: List[str] = field(default_factory=list)
-    loaded: Dict[str, str] = field(default_factory=dict)
-    running: Dict[str, str] = field(default_factory=dict)
-    refuse: set = field(default_factory=set)
-
-    def unit_file(self, name):
-        try:
-            with open(os.path.join(self.root, "units", name)) as stream:
-                return stream.read()
-        except FileNotFoundError:
-            return None
-
-    def show(self, names, properties=()):
-        result = {}
-        for name in names:
-            text = self.unit_file(name)
-            pid = str(1000 + sorted(self.running).index(name)) if name in self.running else "0"
-            if pid != "0":
-                os.makedirs(os.path.join(self.root, "proc", pid), exist_ok=True)
-                with open(os.path.join(self.root, "proc", pid, "environ"), "w") as stream:
-                    stream.write("A=b\0" + self.running[name] + "\0")
-            result[name] = {
-                "LoadState": "loaded" if text is not None else "not-found",
-                "ActiveState": "active" if name in self.running else "inactive",
-                "UnitFileState": "stale",
-                "NeedDaemonReload": "yes" if self.loaded.get(name, text) != text else "no",
-                "MainPID": pid,
-            }
-        return result
-
-    def daemon_reload(self):
-        self.calls.append("daemon-reload")
-        for name in os.listdir(os.path.join(self.root, "units")):
-            if name.endswith((".service", ".slice")):
-                self.loaded[name] = self.unit_file(name) or ""
-
-    def enable(self, names):
-        if names:
-            self.calls.append("enable " + " ".join(names))
-            os.makedirs(self.wants, exist_ok=True)
-            for name in names:
-                if not os.path.lexists(os.path.join(self.wants, name)):
-                    os.symlink("../" + name, os.path.join(self.wants, name))
-
-    def disable(self, names):
-        for name in set(names) & self.enabled:
-            os.unlink(os.path.join(self.wants, name))
-
-    @property
-    def wants(self):
-        return os.path.join(self.root, "units", "multi-user.target.wants")
-
-    @property
-    def enabled(self):
-        """The units with a link, as on a real disk."""
-        return set(os.listdir(self.wants)) if os.path.isdir(self.wants) else set()
-
-    def restart(self, *names, timeout=90.0):
-        self.calls.append("restart " + " ".join(names))
-        for name in names:
-            if name not in self.refuse:
-                text = self.loaded.setdefault(name, self.unit_file(name) or "")
-                self.running[name] = text.partition("Environment=")[2].strip()
-
-    def stop(self, *names, timeout=90.0):
-        self.calls.append("stop " + " ".join(names))
-        for name in names:
-            self.running.pop(name, None)
-
-    def reset_failed(self, *names):
-        pass
-
-    def journal(self, name, lines=15):
-        return "it said why"
 
 
 @pytest.fixture
 def machine(tmp_path):
-    for name in ("units", "store", "proc", "sys", "state"):
-        (tmp_path / name).mkdir()
-    return ThisMachine(
-        systemd=PretendedSystemd(str(tmp_path)),
-        units=str(tmp_path / "units"),
-        store=str(tmp_path / "store"),
-        hashes=str(tmp_path / "state" / "hashes.json"),
-        records=str(tmp_path / "state" / "records"),
-        proc=str(tmp_path / "proc"),
-        sys=str(tmp_path / "sys"),
-        lock=str(tmp_path),
-    )
-
-
-def a_file(path, content=b"text\n", mode=0o644, **more):
-    return File(str(path), content, mode, ME, GROUP, **more)
-
-
-def a_directory(path, mode=0o755, **more):
-    return Directory(str(path), mode, ME, GROUP, **more)
-
-
-def a_unit(tmp_path, name, inputs):
-    """The file of a unit and the unit itself, as every part of a node has them."""
-    text = "[Service]\nEnvironment=FREEHOLD_INPUTS={}\n".format(inputs).encode()
-    return [a_file(tmp_path / "units" / name, text), Unit(name, inputs)]
-
-
-def run(machine, resources, owner="node", deliver=None, only=None):
-    """Converge and return (summary, events)."""
-    events: List[Dict[str, Any]] = []
-    summary = converge(resources, owner, deliver or no_artifact, events.append, only, machine=machine)
-    return summary, events
-
-
-def no_artifact(artifact):
-    raise AssertionError("nothing was to be delivered")
-
-
-def everything_under(path):
-    """Name, inode and times of all that exists, to prove that nothing was written."""
-    found = {}
-    for directory, names, more in os.walk(path):
-        for name in [*names, *more]:
-            state = os.lstat(os.path.join(directory, name))
-            found[os.path.join(directory, name)] = (state.st_ino, state.st_mtime_ns, state.st_ctime_ns)
-    return found
+    """A machine whose every path is below a temporary directory."""
+    return a_machine_below(tmp_path)
 
 
 def test_a_tree_is_made_and_the_second_run_writes_nothing(machine, tmp_path):
@@ -271,96 +144,6 @@ def test_what_both_owners_use_stays_for_the_other(machine, tmp_path):
     assert path.read_bytes() == b"ours"
     run(machine, [], "node")
     assert path.read_bytes() == b"theirs"
-
-
-def test_units_are_reloaded_once_and_neighbours_started_together(machine, tmp_path):
-    """One reload serves all unit files; units with nothing between them are one call, in order otherwise."""
-    first, second, third = (a_unit(tmp_path, name, "1") for name in ("a.service", "b.service", "c.service"))
-    resources = [first[0], second[0], first[1], second[1], a_file(tmp_path / "between"), *third]
-    run(machine, resources)
-    assert machine.systemd.calls == [
-        "enable a.service b.service",
-        "daemon-reload",
-        "restart a.service b.service",
-        "enable c.service",
-        "restart c.service",
-    ]
-    machine.systemd.calls.clear()
-    assert run(machine, resources)[0].changes == ()
-    assert machine.systemd.calls == []
-
-
-def test_a_changed_unit_restarts_only_itself(machine, tmp_path):
-    """New inputs lead to a reload and a restart of that unit, and of no other."""
-    other = a_unit(tmp_path, "b.service", "1")
-    run(machine, [*a_unit(tmp_path, "a.service", "1"), *other])
-    machine.systemd.calls.clear()
-    summary, _ = run(machine, [*a_unit(tmp_path, "a.service", "2"), *other])
-    assert machine.systemd.calls == ["daemon-reload", "restart a.service"]
-    assert {change.key for change in summary.changes} == {
-        "file:" + str(tmp_path / "units/a.service"),
-        "unit:a.service",
-    }
-
-
-def test_a_restart_that_a_killed_run_never_made_is_seen(machine, tmp_path):
-    """When files are new but the process is old, only the process counts."""
-    run(machine, a_unit(tmp_path, "a.service", "1"))
-    (tmp_path / "units" / "a.service").write_bytes(a_unit(tmp_path, "a.service", "2")[0].content)
-    machine.systemd.calls.clear()
-    summary, _ = run(machine, a_unit(tmp_path, "a.service", "2"))
-    assert [change.key for change in summary.changes] == ["unit:a.service"]
-    assert machine.systemd.calls == ["daemon-reload", "restart a.service"]
-
-
-def test_a_unit_that_does_not_start_says_why(machine, tmp_path):
-    """The error names the unit and carries its journal, and the event says failed."""
-    machine.systemd.refuse.add("a.service")
-    events: List[Dict[str, Any]] = []
-    with pytest.raises(StepFailed, match=r"a\.service did not start: it is inactive") as caught:
-        converge(a_unit(tmp_path, "a.service", "1"), "node", no_artifact, events.append, machine=machine)
-    assert caught.value.detail == "it said why"
-    assert events[-1]["state"] == "failed"
-
-
-def test_a_file_put_right_restarts_its_reader(machine, tmp_path):
-    """The process may have read what was wrong; afterwards nothing is left to do."""
-    file = a_file(tmp_path / "settings", b"right")
-    wanted = [file, *a_unit(tmp_path, "a.service", "1")[:1], Unit("a.service", "1", reads=(key_of(file),))]
-    run(machine, wanted)
-    (tmp_path / "settings").write_bytes(b"wrong")
-    machine.systemd.calls.clear()
-    run(machine, wanted)
-    assert machine.systemd.calls == ["restart a.service"]
-    assert run(machine, wanted)[0].changes == ()
-
-
-def test_a_reader_is_restarted_even_if_the_run_was_killed(machine, tmp_path):
-    """The restart is due from before the file is right until the unit runs again."""
-    file = a_file(tmp_path / "settings", b"right")
-    wanted = [file, *a_unit(tmp_path, "a.service", "1")[:1], Unit("a.service", "1", reads=(key_of(file),))]
-    run(machine, wanted)
-    (tmp_path / "settings").write_bytes(b"wrong")
-    machine.systemd.refuse.add("a.service")
-    machine.systemd.running.clear()
-    with pytest.raises(StepFailed):
-        run(machine, wanted)
-    assert (tmp_path / "settings").read_bytes() == b"right"
-    machine.systemd.refuse.clear()
-    machine.systemd.restart("a.service")
-    machine.systemd.calls.clear()
-    run(machine, wanted)
-    assert machine.systemd.calls == ["restart a.service"]
-
-
-def test_removed_units_are_stopped_before_their_files_go(machine, tmp_path):
-    """Units leave in reverse order, then their files, then systemd forgets them."""
-    run(machine, [*a_unit(tmp_path, "a.service", "1"), *a_unit(tmp_path, "b.service", "1")])
-    machine.systemd.calls.clear()
-    run(machine, [])
-    assert machine.systemd.calls == ["stop b.service", "stop a.service", "daemon-reload"]
-    assert machine.systemd.enabled == set()
-    assert os.listdir(tmp_path / "units") in ([], ["multi-user.target.wants"])
 
 
 def test_an_artifact_is_delivered_verified_and_remembered(machine, tmp_path):
