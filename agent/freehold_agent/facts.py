@@ -49,6 +49,16 @@ KUBELET_SYSCTLS = {
 LIMITS = {"fs.inotify.max_user_instances": 8192, "fs.inotify.max_user_watches": 524288}
 """Least values: with a distribution's 128 instances containerd soon starts without its CRI service."""
 DISKS = ("/", "/opt", "/var/lib", paths.ETCD_STATE, paths.CONTAINERD_STATE, paths.KUBELET_STATE)
+LINKED = (
+    paths.OPT,
+    paths.ETC,
+    paths.STATE,
+    paths.KUBERNETES,
+    paths.ETCD_STATE,
+    paths.CONTAINERD_STATE,
+    paths.KUBELET_STATE,
+)
+"""Directories of ours in whose place an operator may have put a symbolic link."""
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64le", "s390x": "s390x"}
 CAP_SYS_RESOURCE = 24
 
@@ -76,6 +86,7 @@ def gather() -> Dict[str, Any]:
         "routes": routes,
         "listening": listening_sockets(),
         "disk": {path: _disk(path) for path in DISKS},
+        "linked": linked(),
         "tools": _tools(),
         "foreign": find_foreign(),
         "hostname": socket.gethostname(),
@@ -250,6 +261,11 @@ def _disk(path: str) -> Dict[str, int]:
         path = os.path.dirname(path)
     status = os.statvfs(path)
     return {"free": status.f_bavail * status.f_frsize, "total": status.f_blocks * status.f_frsize}
+
+
+def linked(root: str = "") -> Dict[str, str]:
+    """Return where links in the place of our directories lead: path -> target."""
+    return {path: os.path.realpath(root + path) for path in LINKED if os.path.islink(root + path)}
 
 
 def _memory() -> int:

@@ -286,6 +286,7 @@ def _check(facts: Mapping[str, Any], installed: bool) -> None:
     problems = [*fitness.system(facts), *fitness.selinux(facts)]
     problems += [*fitness.tools(facts), *fitness.strangers(facts)]
     if not installed:
+        problems += fitness.linked(facts)
         problems += fitness.ports_in_use(facts, ports.NODE)
         problems += fitness.room(facts, fitness.NODE_MEMORY, fitness.NODE_DISK)
     _raise_unfit(problems)

@@ -48,6 +48,7 @@ def system(name: str, **changes: Any) -> dict[str, Any]:
         "default_route": True,
         "default_route_v6": False,
         "foreign": [],
+        "linked": {},
         "tools": {
             **dict.fromkeys(TOOLS, "/usr/sbin/x"),
             **{tool: reader.parse_version(_said(name, tool)) for tool in ("nft", "iptables")},

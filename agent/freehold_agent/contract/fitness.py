@@ -49,6 +49,16 @@ def selinux(facts: Mapping[str, Any]) -> List[str]:
     return ["SELinux is enforcing and its policy knows no containers: dnf install container-selinux"]
 
 
+def linked(facts: Mapping[str, Any], control_plane: bool = False) -> List[str]:
+    """Return which directories of ours are symbolic links: mount points inside would have another name than ours."""
+    return [
+        "{0} is a symbolic link to {1}: mount it there instead (mount --bind {1} {0}, and the same in "
+        "/etc/fstab)".format(path, target)
+        for path, target in facts.get("linked", {}).items()
+        if control_plane or path != paths.ETCD_STATE
+    ]
+
+
 def tools(facts: Mapping[str, Any]) -> List[str]:
     """Return which programs of the distribution are missing or too old."""
     missing = [name for name in distribution.TOOLS if not facts["tools"].get(name)]

@@ -31,6 +31,7 @@ def problems(inventory: Inventory, host: Host, facts: Mapping[str, Any], *, inst
     found += _addresses(inventory, host, facts)
     control = host.is_control_plane
     if not installed:
+        found += fitness.linked(facts, control)
         ports = _ports(inventory, host)
         found += fitness.ports_in_use(facts, ports)
         pods = [str(inventory.config.networking.pod_cidr)]

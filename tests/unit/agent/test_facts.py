@@ -80,6 +80,14 @@ def test_versions_of_tools(said: str, version: "str | None") -> None:
     assert facts.parse_version(said) == version
 
 
+def test_links_in_the_place_of_our_directories(tmp_path: Path) -> None:
+    """Each is told with the place that it leads to; a directory is none."""
+    write(tmp_path, "/data/kubelet/file", "")
+    write(tmp_path, "/var/lib/containerd/file", "")
+    (tmp_path / "var/lib/kubelet").symlink_to("../../data/kubelet")
+    assert facts.linked(str(tmp_path)) == {"/var/lib/kubelet": str(tmp_path / "data/kubelet")}
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -48,6 +48,7 @@ DEBIAN_12: dict[str, Any] = {
         {"destination": "10.73.0.0/24", "device": "eth0", "protocol": 2, "via": None},
     ],
     "listening": [SSH],
+    "linked": {},
     "disk": {path: {"free": 40 * GIB, "total": 80 * GIB} for path in ("/", "/opt", "/var/lib")},
     "memory": 4 * GIB,
 }
@@ -227,6 +228,18 @@ def test_our_own_ports_and_full_disks_are_no_obstacle_later(inventory: Inventory
     facts = changed(listening=listening(("tcp", 6443)), disk={"/opt": {"free": GIB, "total": 8 * GIB}})
     assert len(problems(inventory, facts, installed=False)) == 2
     assert problems(inventory, facts, installed=True) == []
+
+
+def test_a_link_in_the_place_of_a_state_directory(inventory: Inventory) -> None:
+    """Said before anything is changed, with what to do instead; a worker has no etcd."""
+    facts = changed(linked={"/var/lib/kubelet": "/data/kubelet", "/var/lib/etcd": "/data/etcd"})
+    (problem,) = problems(inventory, facts, "w1")
+    assert problem == (
+        "/var/lib/kubelet is a symbolic link to /data/kubelet: mount it there instead "
+        "(mount --bind /data/kubelet /var/lib/kubelet, and the same in /etc/fstab)"
+    )
+    assert len(problems(inventory, facts, "cp1")) == 2
+    assert problems(inventory, facts, "w1", installed=True) == []
 
 
 def test_an_address_that_the_machine_does_not_have(inventory: Inventory) -> None:
