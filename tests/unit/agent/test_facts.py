@@ -191,3 +191,21 @@ class TestForeign:
         write(tmp_path, "/proc/79/status", "Name:\tetcd\nNSpid:\t79\t1\n")
         (tmp_path / "proc/79/exe").symlink_to("/usr/local/bin/etcd")
         assert find_foreign(str(tmp_path)) == []
+
+
+def test_firewalld_is_asked_only_before_an_installation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent that looks every minute does not start another Python each time."""
+    asked: list[str] = []
+
+    def output(command: list[str]) -> str:
+        asked.append(command[0])
+        return "public (active)\n  target: default\n  ports: 22/tcp\n"
+
+    monkeypatch.setattr(facts, "_output", output)
+    monkeypatch.setattr(facts.paths, "CURRENT", str(tmp_path / "current"))
+    assert facts._firewalld() == {"public": {"default": False, "target": "default", "ports": ["22/tcp"]}}
+    (tmp_path / "current").symlink_to("releases/1")
+    assert facts._firewalld() == {}
+    assert asked == ["firewall-cmd"]
