@@ -29,12 +29,13 @@ CONTENTS: Dict[str, Tuple[str, ...]] = {
         "checkpoints",
         "image_manager",
         "pki",
+        "volume-plugins",
         "*_manager_state",
         "*_pods_state",
         "dra_health_state",
         "graceful_node_shutdown_state",
     ),
-    paths.CONTAINERD_STATE: ("io.containerd.*", "tmpmounts"),
+    paths.CONTAINERD_STATE: ("io.containerd.*", "opt", "tmpmounts"),
     "/run/containerd": ("io.containerd.*", "containerd.sock", "containerd.sock.ttrpc", "fifo", "s", "runc"),
     "/run/nri": ("nri.sock",),
     "/var/lib/cni": ("networks", "results", "cache"),
@@ -43,9 +44,9 @@ CONTENTS: Dict[str, Tuple[str, ...]] = {
     "/var/log/containers": ("*_*_*-*.log",),
     paths.ETCD_STATE: ("member",),
     paths.OPT: ("current", "releases", "store", "freehold-services.pyz"),
-    paths.RUN: ("agent.json",),
+    paths.RUN: ("agent.json", "join.json"),
     # The records last: without them a killed run could not be finished.
-    paths.STATE: ("volumes", "volumes.json", "hashes.json", "records"),
+    paths.STATE: ("volumes", "volume-plugins", "volumes.json", "hashes.json", "records"),
 }
 """Names that our programs make there (patterns as a shell has them), in the order of their removal."""
 LINKS_OF_OURS = frozenset(("/var/log/containers", paths.OPT))
