@@ -64,8 +64,8 @@ def internal_address(inventory: InventoryFile, name: str) -> str | None:
 
 
 def _node_count(inventory: InventoryFile) -> int:
-    """Every host runs a kubelet while a control plane must be a node."""
-    return len(inventory.hosts)
+    joined = inventory.config.control_plane.standalone.join_node.enabled
+    return sum("worker" in host.roles or joined for host in inventory.hosts.values())
 
 
 def _roles(inventory: InventoryFile) -> Iterator[Finding]:
@@ -77,6 +77,21 @@ def _roles(inventory: InventoryFile) -> Iterator[Finding]:
         if {"control-plane", "worker"} <= set(host.roles):
             said = "a control plane is a node already (standalone.joinNode); write roles: [control-plane]"
             yield ("hosts", name, "roles"), said
+    yield from _without_a_node(inventory)
+
+
+def _without_a_node(inventory: InventoryFile) -> Iterator[Finding]:
+    """Yield what asks something of a Node that will not exist."""
+    join_node = inventory.config.control_plane.standalone.join_node
+    if join_node.enabled:
+        return
+    said = "the control plane has no Node, because standalone.joinNode.enabled is false"
+    for key, value in (("labels", join_node.labels), ("taints", join_node.taints)):
+        if value:
+            yield ("config", "controlPlane", "standalone", "joinNode", key), said
+        for name, host in inventory.hosts.items():
+            if "control-plane" in host.roles and getattr(host, key):
+                yield ("hosts", name, key), said
 
 
 def _names(inventory: InventoryFile) -> Iterator[Finding]:

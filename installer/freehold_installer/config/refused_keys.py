@@ -113,12 +113,6 @@ def _rows() -> Iterator[Refusal]:
     cp = "config.controlPlane."
     yield no_sense(cp + "standalone.enabled", "freehold is the standalone mode", _is_false, "`false`")
     yield not_yet(
-        cp + "standalone.joinNode.enabled",
-        "the control plane is a node as well for now",
-        _is_false,
-        "`false`",
-    )
-    yield not_yet(
         cp + "standalone.dataDir", "it is /var/lib/freehold for now", _is_moved, "another directory"
     )
     for hook in ("preInstallCommands", "preJoinCommands", "postJoinCommands"):

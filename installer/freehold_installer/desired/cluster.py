@@ -44,6 +44,7 @@ def control_plane_resources(context: ControlPlaneContext) -> list[Resource]:
                 *control_plane.controller_manager(context),
                 *services.unit(context, "controller"),
                 *services.unit(context, "join"),
+                *(services.unit(context, "pod-routes") if "pod-routes" in services.names(context) else []),
             ],
         ),
         (("kube-scheduler", "coredns"), [*control_plane.scheduler(context), *dns.unit(context)]),

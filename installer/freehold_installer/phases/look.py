@@ -37,6 +37,13 @@ def state_of(run: Run) -> ClusterState:
     for name, host in run.inventory.hosts.items():
         found = preflight.problems(run.inventory, host, seen[name].facts, installed=seen[name].installed)
         failures += [UnfitError(f"{name}: {problem}") for problem in found]
+        if "node" in seen[name].owners and not run.inventory.is_node(host):
+            failures.append(
+                UnfitError(
+                    f"{name} is a node, and standalone.joinNode.enabled is false now",
+                    hint="a control plane cannot stop being a node yet: let it be true, or reset all machines first",
+                )
+            )
     pki = PkiDirectory(str(run.state_dir.pki))
     failures += _of_another_cluster(run, pki, seen)
     if failures:
@@ -84,7 +91,11 @@ def plan_of(run: Run, state: ClusterState) -> Plan:
             parts.append(_control_plan(machine, state, host))
         if machine.name in node_names:
             parts.append(_node_plan(machine, state, host))
-        return _merged(machine.name, parts, preflight.notes(state.seen[machine.name].facts))
+        return _merged(
+            machine.name,
+            parts,
+            preflight.notes(state.seen[machine.name].facts, node=machine.name in node_names),
+        )
 
     machines = run.each(one)
     return Plan(

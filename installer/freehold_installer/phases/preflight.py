@@ -18,6 +18,8 @@ MEMORY = {True: 1536 << 20, False: 512 << 20}
 """Bytes a control plane and a worker cannot do without."""
 DISK = {True: 3 << 30, False: 1536 << 20}
 """Bytes free under /opt and /var/lib for a control plane and a worker before a first installation."""
+CONTROL_TOOLS = ("ip",)
+"""What a control plane needs that is no node."""
 PACKAGES = {
     "conntrack": "conntrack",
     "ip": "iproute2",
@@ -48,7 +50,8 @@ def problems(inventory: Inventory, host: Host, facts: Mapping[str, Any], *, inst
 
     `installed`: freehold has a record on the machine, so its own ports and files are no obstacle.
     """
-    found = [*_system(facts), *_tools(facts)]
+    is_node = inventory.is_node(host)
+    found = [*_system(facts, is_node), *_tools(facts, is_node)]
     if facts["foreign"]:
         found.append(
             "there is a Kubernetes or container runtime that freehold did not make: "
@@ -56,6 +59,8 @@ def problems(inventory: Inventory, host: Host, facts: Mapping[str, Any], *, inst
             + "; remove it first, two on one machine break each other"
         )
     found += _addresses(inventory, host, facts)
+    if not is_node:
+        found += _pods_out_of_reach(inventory, facts)
     if not installed:
         found += _ports(inventory, host, facts)
         found += _room(host, facts)
@@ -63,8 +68,10 @@ def problems(inventory: Inventory, host: Host, facts: Mapping[str, Any], *, inst
     return found
 
 
-def notes(facts: Mapping[str, Any]) -> list[str]:
+def notes(facts: Mapping[str, Any], *, node: bool = True) -> list[str]:
     """Return what is done differently on this machine because of its facts, one sentence each."""
+    if not node:
+        return ["no node: the API server reaches pods by a route through each node"]
     found = []
     if not facts["default_route"] and not facts.get("default_route_v6"):
         found.append(
@@ -83,7 +90,25 @@ def notes(facts: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _system(facts: Mapping[str, Any]) -> list[str]:
+def _pods_out_of_reach(inventory: Inventory, facts: Mapping[str, Any]) -> list[str]:
+    """Return the nodes that a control plane that is no node has no network with (docs/adr/0014)."""
+    networks = [
+        ipaddress.ip_interface(address).network
+        for interface in facts["interfaces"]
+        for address in interface["addresses"]
+    ]
+    far = [
+        f"{host.name} ({host.internal_address})"
+        for host in inventory.nodes
+        if not any(ipaddress.ip_address(str(host.internal_address)) in network for network in networks)
+    ]
+    if not far:
+        return []
+    said = f"it is no node and reaches pods by routes through their nodes, but has no network with {', '.join(far)}"
+    return [f"{said}: give them an internalAddress in one network, or leave standalone.joinNode.enabled true"]
+
+
+def _system(facts: Mapping[str, Any], is_node: bool) -> list[str]:
     found = []
     if _version(facts["python"])[:2] < MINIMUM_PYTHON:
         found.append(
@@ -91,18 +116,20 @@ def _system(facts: Mapping[str, Any]) -> list[str]:
         )
     if not facts["tools"].get("systemctl"):
         found.append("it does not run systemd, which keeps every component of freehold")
-    if _version(facts["kernel"])[:2] < MINIMUM_KERNEL:
+    if is_node and _version(facts["kernel"])[:2] < MINIMUM_KERNEL:
         found.append(f"kernel {facts['kernel']} is too old for kube-proxy's nftables mode, 5.13 is needed")
     if facts["architecture"] not in ("amd64", "arm64"):
         found.append(f"architecture {facts['architecture']} is not built; amd64 and arm64 are")
-    for module in ("br_netfilter", "overlay"):
+    for module in ("br_netfilter", "overlay") if is_node else ():
         if facts["modules"].get(module) == "absent":
             found.append(f"its kernel has no {module} (neither built in nor as a module)")
     return found
 
 
-def _tools(facts: Mapping[str, Any]) -> list[str]:
-    missing = sorted(name for name in PACKAGES if not facts["tools"].get(name))
+def _tools(facts: Mapping[str, Any], is_node: bool) -> list[str]:
+    missing = sorted(
+        name for name in (PACKAGES if is_node else CONTROL_TOOLS) if not facts["tools"].get(name)
+    )
     found = []
     if missing:
         packages = " ".join(dict.fromkeys(PACKAGES[name] for name in missing))
@@ -110,7 +137,7 @@ def _tools(facts: Mapping[str, Any]) -> list[str]:
             f"{', '.join(missing)} missing: apt-get install {packages} (dnf install on the RHEL family)"
         )
     nft = facts["tools"].get("nft")
-    if nft and _version(nft) < MINIMUM_NFT:
+    if is_node and nft and _version(nft) < MINIMUM_NFT:
         found.append(f"nft {nft} is too old for kube-proxy's nftables mode, 1.0.1 is needed")
     return found
 
@@ -133,7 +160,7 @@ def _addresses(inventory: Inventory, host: Host, facts: Mapping[str, Any]) -> li
 
 def _ports(inventory: Inventory, host: Host, facts: Mapping[str, Any]) -> list[str]:
     ports = dict(CONTROL_PORTS) if host.is_control_plane else {}
-    if host.name in {node.name for node in inventory.nodes}:
+    if inventory.is_node(host):
         ports |= NODE_PORTS
     found = []
     for socket in facts["listening"]:

@@ -45,11 +45,12 @@ def status(run: Run) -> dict[str, Any]:
 
 def units_of(inventory: Inventory, machine: str) -> list[str]:
     """Return the units that freehold runs on a machine, without `.service`, in start order."""
-    planes = {host.name for host in inventory.control_planes}
-    nodes = {host.name for host in inventory.nodes}
+    host = inventory.hosts[machine]
+    is_node = inventory.is_node(host)
     return [
-        *(UNITS["control"] if machine in planes else ()),
-        *(UNITS["node"] if machine in nodes else ()),
+        *(UNITS["control"] if host.is_control_plane else ()),
+        *(("freehold-pod-routes",) if host.is_control_plane and not is_node else ()),
+        *(UNITS["node"] if is_node else ()),
     ]
 
 

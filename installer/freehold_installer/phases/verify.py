@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import stamina
+
 from freehold_agent.machine.kubernetes_api import ApiError, KubernetesApi, NotFound
 from freehold_installer.engine.lanes import Lane
 from freehold_installer.errors import StepError
@@ -18,6 +20,8 @@ from freehold_installer.phases.cluster_state import ClusterState
 NODES = "/api/v1/nodes"
 PODS = "/api/v1/namespaces/kube-system/pods"
 LABEL = "freehold.io/verify"
+CLOSED_PORT = 9
+"""Nobody listens there in a probe pod."""
 TIMEOUT = 120.0
 """Seconds for each of: nodes Ready, probe pods running, answers from them."""
 
@@ -26,6 +30,9 @@ def run(lane: Lane, state: ClusterState) -> None:
     """Watch until everything works. Raises StepError naming what is missing and why."""
     api = access.api_of(lane.machine, lane.host.internal_address, state.pki, trust.ADMIN)
     names = [host.name for host in state.inventory.nodes]
+    if not names:
+        lane.step("no node yet")
+        return
     try:
         lane.step("nodes Ready")
         _wait_for_nodes(api, lane.name, names)
@@ -74,6 +81,9 @@ def _probe(lane: Lane, state: ClusterState, api: KubernetesApi, names: list[str]
         for pod, node in pods.items():
             api.create(PODS, _pod(pod, node, image))
         addresses = _wait_for_pods(api, lane.name, pods)
+        if not state.inventory.is_node(lane.host):
+            for pod in pods:
+                _wait_for_way(api, lane.name, pod)
         networking = state.inventory.config.networking
         request = {
             "verb": "probe",
@@ -89,6 +99,40 @@ def _probe(lane: Lane, state: ClusterState, api: KubernetesApi, names: list[str]
         lane.run.each(ask, names)
     finally:
         _remove(api, pods)
+
+
+def _wait_for_way(api: KubernetesApi, machine: str, pod: str) -> None:
+    """Return once the API server gets an answer from a pod's address: that nobody listens there is one.
+
+    Webhooks and aggregated APIs go this way. Raises StepError.
+    """
+    try:
+        for attempt in stamina.retry_context(
+            on=_NoWayError, attempts=None, timeout=TIMEOUT, wait_initial=0.05, wait_max=1.0
+        ):
+            with attempt:
+                _try_the_way(api, pod)
+    except _NoWayError as error:
+        raise StepError(
+            machine,
+            "reach pods from the API server",
+            f"{pod}: {error}",
+            hint="journalctl -u freehold-pod-routes on that machine, and `ip route` there",
+        ) from error
+
+
+class _NoWayError(Exception):
+    pass
+
+
+def _try_the_way(api: KubernetesApi, pod: str) -> None:
+    try:
+        api.get(f"{PODS}/{pod}:{CLOSED_PORT}/proxy/")
+    except ApiError as error:
+        if "connection refused" not in error.message:
+            raise _NoWayError(error.message) from error
+    except OSError as error:
+        raise _NoWayError(str(error)) from error
 
 
 def _pod(pod: str, node: str, image: str) -> dict[str, Any]:
