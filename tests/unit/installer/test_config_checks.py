@@ -13,6 +13,26 @@ def a_cluster(config="", workers=1, **hosts):
     return "\n".join([*lines, f"config: {{{config}}}", ""])
 
 
+NO_NODE = "controlPlane: {standalone: {joinNode: {enabled: false%s}}}"
+
+
+def test_a_control_plane_without_a_node_is_none():
+    """It takes no part of the pods' network, and is not among the nodes."""
+    inventory = loads(a_cluster(NO_NODE % "", workers=2))
+    assert [host.name for host in inventory.nodes] == ["w0", "w1"]
+    small = "networking: {podCIDR: 10.244.0.0/23}, "
+    assert loads(a_cluster(small + NO_NODE % "", workers=2)).max_nodes == 2
+
+
+def test_what_is_asked_of_a_node_that_is_none_is_an_error():
+    """Labels and taints of a control plane that has no Node are refused where they stand."""
+    found = errors(a_cluster(NO_NODE % ", labels: {a: b}, taints: [{key: c, effect: NoSchedule}]"))
+    join_node = "config.controlPlane.standalone.joinNode."
+    assert set(found) == {join_node + "labels", join_node + "taints"}
+    text = a_cluster(NO_NODE % "").replace("roles: [control-plane]", "roles: [control-plane], labels: {a: b}")
+    assert set(errors(text)) == {"hosts.cp1.labels"}
+
+
 def errors(text):
     """Return key -> what is said of it."""
     with pytest.raises(InventoryError) as caught:

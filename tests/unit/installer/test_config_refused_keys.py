@@ -51,7 +51,6 @@ def test_a_refused_key_that_is_switched_off_is_fine(row):
     ("key", "value"),
     [
         ("controlPlane.standalone.enabled", False),
-        ("controlPlane.standalone.joinNode.enabled", False),
         ("controlPlane.standalone.dataDir", "/srv/freehold"),
         ("controlPlane.distro.k8s.enabled", False),
         ("controlPlane.distro.k8s.scheduler.enabled", False),

@@ -4,6 +4,7 @@ import copy
 from typing import Any
 
 import pytest
+from tests.support.a_control_plane import WITHOUT_NODE
 
 from freehold_agent.contract import paths
 from freehold_installer.config import Inventory, loads
@@ -109,6 +110,38 @@ def test_a_distribution_that_works_has_no_problem(
 ) -> None:
     """Nothing is asked of a machine that its distribution's own packages do not give."""
     assert problems(inventory, facts, host) == []
+
+
+def a_cluster_without_its_node(worker: str = "10.73.0.12") -> Inventory:
+    return loads(WITHOUT_NODE.replace("10.73.0.12", worker))
+
+
+def test_a_control_plane_that_is_no_node_needs_little() -> None:
+    """Neither packet filter nor container tools nor modules are asked of it; a worker needs them still."""
+    bare = changed(
+        kernel="5.4.0",
+        tools={**dict.fromkeys(DEBIAN_12["tools"], None), "ip": "/sbin/ip", "systemctl": "/bin/systemctl"},
+        modules=dict.fromkeys(DEBIAN_12["modules"], "absent"),
+        listening=[{"port": 10250, "protocol": "tcp", "address": "0.0.0.0", "process": "other"}],
+    )
+    inventory = a_cluster_without_its_node()
+    assert problems(inventory, bare, "cp1") == []
+    assert len(problems(inventory, bare, "w1")) >= 5
+    (problem,) = problems(inventory, changed(tools={"ip": None}), "cp1")
+    assert "iproute2" in problem
+
+
+def test_a_control_plane_that_is_no_node_shares_a_network_with_nodes() -> None:
+    """A node that only a router connects is refused: no route through it reaches its pods."""
+    (problem,) = problems(a_cluster_without_its_node("10.74.0.12"), DEBIAN_12, "cp1")
+    assert "w1 (10.74.0.12)" in problem
+    assert "standalone.joinNode.enabled" in problem
+
+
+def test_the_plan_says_that_a_control_plane_is_no_node() -> None:
+    """One note instead of those about kubelets and pods."""
+    (note,) = preflight.notes(LAB, node=False)
+    assert "no node" in note
 
 
 def test_an_old_distribution_is_told_everything_at_once(inventory: Inventory) -> None:
