@@ -29,6 +29,7 @@ def findings(inventory: InventoryFile, path: FilePath, releases: Collection[str]
     yield from _advertise_address(inventory)
     yield from _elections(inventory)
     yield from _release(inventory, releases)
+    yield from _pod_network(inventory)
     yield from _volume_classes(inventory)
     yield from _manifests(inventory, path)
 
@@ -217,6 +218,12 @@ def _release(inventory: InventoryFile, releases: Collection[str] | None) -> Iter
         known = ", ".join(sorted(releases)) or "none"
         said = f"no release lock for Kubernetes {version}; there is one for: {known}"
         yield ("config", "controlPlane", "distro", "k8s", "version"), said
+
+
+def _pod_network(inventory: InventoryFile) -> Iterator[Finding]:
+    flannel = inventory.config.deploy.cni.flannel
+    if not flannel.enabled and "backend" in flannel.model_fields_set:
+        yield ("config", "deploy", "cni", "flannel", "backend"), "flannel is not enabled"
 
 
 def _volume_classes(inventory: InventoryFile) -> Iterator[Finding]:

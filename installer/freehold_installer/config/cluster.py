@@ -249,7 +249,8 @@ class Networking(Model):
 
 class Flannel(Model):
     enabled: Flag = True
-    """flannel connects the pods of all machines."""
+    """flannel connects the pods of all machines. `false` leaves the place to a network of yours: nodes are NotReady
+    until it comes."""
     backend: Literal["vxlan", "host-gw"] = "vxlan"
     """`vxlan` works across routers; `host-gw` is faster and needs all machines in one network. freehold's own
     key."""
@@ -262,7 +263,7 @@ class Cni(Model):
 
 class KubeProxy(Model):
     enabled: Flag = True
-    """kube-proxy (nftables mode) makes Services reachable."""
+    """kube-proxy (nftables mode) makes Services reachable. `false` leaves the place to a proxy of yours."""
 
 
 def _volume_path(text: str) -> str:

@@ -225,10 +225,6 @@ def _rows() -> Iterator[Refusal]:
         yield no_sense(key, tenants)
 
     deploy = "config.deploy."
-    yield not_yet(
-        deploy + "cni.flannel.enabled", "flannel is the only pod network for now", _is_false, "`false`"
-    )
-    yield not_yet(deploy + "kubeProxy.enabled", "Services need kube-proxy for now", _is_false, "`false`")
     own_manifests = "use manifests of the inventory"
     for key in _each(deploy, "metallb ingressNginx argoCD csi volumeSnapshotController"):
         yield not_yet(key, own_manifests)

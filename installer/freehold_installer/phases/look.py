@@ -46,6 +46,7 @@ def state_of(run: Run) -> ClusterState:
             )
     pki = PkiDirectory(str(run.state_dir.pki))
     failures += _of_another_cluster(run, pki, seen)
+    failures += _of_another_network(run, seen)
     if failures:
         raise joined(failures)
     architectures = {name: seen[name].facts["architecture"] for name in seen}
@@ -55,6 +56,7 @@ def state_of(run: Run) -> ClusterState:
         config.control_plane.distro.k8s.version,
         architectures,
         metrics_server=config.deploy.metrics_server.enabled,
+        unwanted=release.unwanted(config),
     )
     return ClusterState(run.inventory, pki, manifest, seen)
 
@@ -77,6 +79,23 @@ def _of_another_cluster(run: Run, pki: PkiDirectory, seen: Mapping[str, Seen]) -
         UnfitError(f"{name} was installed with keys that are not in {run.state_dir.path}", hint=hint)
         for name in strangers
     ]
+
+
+def _of_another_network(run: Run, seen: Mapping[str, Seen]) -> list[FreeholdError]:
+    """Refuse to change the pod network under running pods, and to leave Services' rules of a kube-proxy behind."""
+    deploy = run.inventory.config.deploy
+    hint = "it cannot be changed yet: put the key back, or reset all machines first"
+    found = []
+    for name in run.inventory.hosts:
+        document = seen[name].document
+        if document is None:
+            continue
+        if document.network.flannel != deploy.cni.flannel.enabled:
+            state = "has" if document.network.flannel else "has not"
+            found.append(UnfitError(f"{name} {state} flannel, against deploy.cni.flannel.enabled", hint=hint))
+        if document.network.kube_proxy and not deploy.kube_proxy.enabled:
+            found.append(UnfitError(f"{name} has kube-proxy, against deploy.kubeProxy.enabled", hint=hint))
+    return list(found)
 
 
 def plan_of(run: Run, state: ClusterState) -> Plan:

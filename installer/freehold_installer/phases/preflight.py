@@ -42,6 +42,7 @@ CONTROL_PORTS = {
     ("tcp", 10259): "kube-scheduler",
 }
 NODE_PORTS = {("tcp", 10250): "kubelet", ("tcp", 10248): "kubelet", ("tcp", 10256): "kube-proxy"}
+"""The last one only with our kube-proxy."""
 OUR_LINKS = ("cni0", "flannel.1")
 
 
@@ -64,7 +65,7 @@ def problems(inventory: Inventory, host: Host, facts: Mapping[str, Any], *, inst
     if not installed:
         found += _ports(inventory, host, facts)
         found += _room(host, facts)
-    found += _overlaps(inventory, facts)
+    found += _overlaps(inventory, facts, installed)
     return found
 
 
@@ -161,7 +162,8 @@ def _addresses(inventory: Inventory, host: Host, facts: Mapping[str, Any]) -> li
 def _ports(inventory: Inventory, host: Host, facts: Mapping[str, Any]) -> list[str]:
     ports = dict(CONTROL_PORTS) if host.is_control_plane else {}
     if inventory.is_node(host):
-        ports |= NODE_PORTS
+        proxied = inventory.config.deploy.kube_proxy.enabled
+        ports |= {port: name for port, name in NODE_PORTS.items() if proxied or name != "kube-proxy"}
     found = []
     for socket in facts["listening"]:
         purpose = ports.pop((socket["protocol"], socket["port"]), None)
@@ -185,10 +187,15 @@ def _room(host: Host, facts: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _overlaps(inventory: Inventory, facts: Mapping[str, Any]) -> list[str]:
-    """Return where the machine's routes and the cluster's networks overlap, other than by our own doing."""
+def _overlaps(inventory: Inventory, facts: Mapping[str, Any], installed: bool) -> list[str]:
+    """Return where the machine's routes and the cluster's networks overlap, other than by our own doing.
+
+    On a node whose pod network is the operator's, routes to pods are that one's.
+    """
     networking = inventory.config.networking
     networks = {"podCIDR": networking.pod_cidr, "serviceCIDR": networking.service_cidr}
+    if installed and not inventory.config.deploy.cni.flannel.enabled:
+        del networks["podCIDR"]
     found = []
     for route in facts["routes"]:
         destination = route["destination"]

@@ -20,6 +20,15 @@ from freehold_installer.phases.cluster_state import ClusterState
 NODES = "/api/v1/nodes"
 PODS = "/api/v1/namespaces/kube-system/pods"
 LABEL = "freehold.io/verify"
+NETWORK_MISSING = "container runtime network not ready"
+"""How a kubelet's message begins when there is no CNI configuration."""
+NO_NETWORK = (
+    "{} not Ready: a pod network of yours is waited for, because deploy.cni.flannel.enabled is false. "
+    "Nodes become Ready by themselves when it has come (freehold status); pods were not tried"
+)
+NO_PROXY = (
+    "Services were not tried: deploy.kubeProxy.enabled is false, so a proxy of yours makes them reachable"
+)
 CLOSED_PORT = 9
 """Nobody listens there in a probe pod."""
 TIMEOUT = 120.0
@@ -35,27 +44,38 @@ def run(lane: Lane, state: ClusterState) -> None:
         return
     try:
         lane.step("nodes Ready")
-        _wait_for_nodes(api, lane.name, names)
+        deploy = state.inventory.config.deploy
+        waiting = _wait_for_nodes(api, lane.name, names, own_network=deploy.cni.flannel.enabled)
+        if waiting:
+            lane.run.note(NO_NETWORK.format(", ".join(waiting)), "warning")
+            return
         lane.step("names and Services from pods")
         _probe(lane, state, api, names)
+        if not deploy.kube_proxy.enabled:
+            lane.run.note(NO_PROXY, "warning")
     except (ApiError, OSError) as error:
         raise StepError(lane.name, "verify", str(error)) from error
     finally:
         api.close()
 
 
-def _wait_for_nodes(api: KubernetesApi, machine: str, names: list[str]) -> None:
+def _wait_for_nodes(api: KubernetesApi, machine: str, names: list[str], *, own_network: bool) -> list[str]:
+    """Return the nodes that lack nothing but a pod network which is not ours to bring; wait for the others."""
     reasons = dict.fromkeys(names, "not registered")
+
+    def without_network(name: str) -> bool:
+        return not own_network and reasons[name].startswith(NETWORK_MISSING)
 
     def ready(node: Mapping[str, Any]) -> bool:
         reasons[node["metadata"]["name"]] = _why_not_ready(node)
-        return not any(reasons[name] for name in names)
+        return all(not reasons[name] or without_network(name) for name in names)
 
     if not _watch_until(api, NODES, {}, ready):
         waiting = "; ".join(f"{name}: {reasons[name]}" for name in names if reasons[name])
         raise StepError(
             machine, "wait for nodes", waiting, hint="journalctl -u kubelet on that machine says why"
         )
+    return [name for name in names if reasons[name]]
 
 
 def _why_not_ready(node: Mapping[str, Any]) -> str:
@@ -84,6 +104,8 @@ def _probe(lane: Lane, state: ClusterState, api: KubernetesApi, names: list[str]
         if not state.inventory.is_node(lane.host):
             for pod in pods:
                 _wait_for_way(api, lane.name, pod)
+        if not state.inventory.config.deploy.kube_proxy.enabled:
+            return
         networking = state.inventory.config.networking
         request = {
             "verb": "probe",

@@ -24,6 +24,12 @@ def test_a_control_plane_without_a_node_is_none():
     assert loads(a_cluster(small + NO_NODE % "", workers=2)).max_nodes == 2
 
 
+def test_a_backend_of_a_flannel_that_is_not_there():
+    """A setting without effect is an error, not silence."""
+    found = errors(a_cluster("deploy: {cni: {flannel: {enabled: false, backend: host-gw}}}"))
+    assert found == {"config.deploy.cni.flannel.backend": "flannel is not enabled"}
+
+
 def test_what_is_asked_of_a_node_that_is_none_is_an_error():
     """Labels and taints of a control plane that has no Node are refused where they stand."""
     found = errors(a_cluster(NO_NODE % ", labels: {a: b}, taints: [{key: c, effect: NoSchedule}]"))

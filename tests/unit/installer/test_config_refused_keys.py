@@ -63,8 +63,6 @@ def test_a_refused_key_that_is_switched_off_is_fine(row):
         ("networking.podCIDR", "fd00::/48"),
         ("networking.serviceCIDR", "10.96.0.0/12,fd01::/108"),
         ("networking.services.cidr", "fd01::/108"),
-        ("deploy.cni.flannel.enabled", False),
-        ("deploy.kubeProxy.enabled", False),
         ("privateNodes.enabled", False),
     ],
 )

@@ -144,6 +144,25 @@ def test_the_plan_says_that_a_control_plane_is_no_node() -> None:
     assert "no node" in note
 
 
+def test_routes_of_another_pod_network_are_its_own() -> None:
+    """On a node without flannel a route to pods is no obstacle later; one to Services always is."""
+    text = INVENTORY + "config: {deploy: {cni: {flannel: {enabled: false}}}}\n"
+    pods = {"destination": "10.244.3.0/24", "device": "cilium_host", "protocol": 3, "via": None}
+    services = {**pods, "destination": "10.96.0.0/16"}
+    for routes, installed, count in (([pods], True, 0), ([pods], False, 1), ([services], True, 1)):
+        facts = changed(routes=[*DEBIAN_12["routes"], *routes])
+        assert len(problems(loads(text), facts, installed=installed)) == count, routes
+    assert len(problems(loads(INVENTORY), changed(routes=[pods]), installed=True)) == 1
+
+
+def test_the_port_of_kube_proxy_is_free_for_another() -> None:
+    """Without our kube-proxy whoever holds its port is no obstacle."""
+    facts = changed(listening=[{"port": 10256, "protocol": "tcp", "address": "0.0.0.0", "process": "x"}])
+    text = INVENTORY + "config: {deploy: {kubeProxy: {enabled: false}}}\n"
+    assert problems(loads(text), facts) == []
+    assert len(problems(loads(INVENTORY), facts)) == 1
+
+
 def test_an_old_distribution_is_told_everything_at_once(inventory: Inventory) -> None:
     """Python and kernel are both named, each with what is needed."""
     found = problems(inventory, RHEL_8)
