@@ -23,9 +23,8 @@ ROUTES = "ip -json route show proto 70"
 @pytest.fixture(scope="module")
 def machines(spare_lab: Lab) -> Lab:
     """A control plane and a worker with nothing on them."""
-    spare_lab.fresh()
+    spare_lab.clean()
     for machine in spare_lab.machines:
-        spare_lab.wait_for_ssh(machine)
         spare_lab.exec(machine, "systemctl", "is-system-running", "--wait", check=False)
     return spare_lab
 

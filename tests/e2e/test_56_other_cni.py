@@ -21,9 +21,8 @@ SECONDS = 90.0
 @pytest.fixture(scope="module")
 def machines(spare_lab: Lab) -> Lab:
     """A control plane and a worker with nothing on them but a foreign file."""
-    spare_lab.fresh()
+    spare_lab.clean()
     for machine in spare_lab.machines:
-        spare_lab.wait_for_ssh(machine)
         script = f'mkdir -p {CNI}; printf %s "$1" > {FOREIGN}'
         spare_lab.exec(machine, "sh", "-euc", script, "sh", CONTENT)
     return spare_lab

@@ -30,6 +30,7 @@ def findings(inventory: InventoryFile, path: FilePath, releases: Collection[str]
     yield from _elections(inventory)
     yield from _release(inventory, releases)
     yield from _pod_network(inventory)
+    yield from _cluster_dns(inventory)
     yield from _volume_classes(inventory)
     yield from _manifests(inventory, path)
 
@@ -224,6 +225,15 @@ def _pod_network(inventory: InventoryFile) -> Iterator[Finding]:
     flannel = inventory.config.deploy.cni.flannel
     if not flannel.enabled and "backend" in flannel.model_fields_set:
         yield ("config", "deploy", "cni", "flannel", "backend"), "flannel is not enabled"
+
+
+def _cluster_dns(inventory: InventoryFile) -> Iterator[Finding]:
+    coredns = inventory.config.control_plane.coredns
+    if coredns.embedded and coredns.deployment.model_fields_set:
+        yield (
+            ("config", "controlPlane", "coredns", "deployment"),
+            "coredns.embedded is true, so there are no pods",
+        )
 
 
 def _volume_classes(inventory: InventoryFile) -> Iterator[Finding]:

@@ -182,12 +182,13 @@ def _rows() -> Iterator[Refusal]:
         yield no_sense(key, pod)
 
     yield not_yet(cp + "coredns.enabled", "cluster DNS is always there for now", _is_false, "`false`")
-    yield not_yet(
-        cp + "coredns.embedded", "CoreDNS is a unit on the control plane for now", _is_false, "`false`"
-    )
-    yield not_yet(cp + "coredns.deployment", "CoreDNS is a unit on the control plane for now")
+    for key in _each(
+        cp + "coredns.deployment.",
+        "labels annotations nodeSelector affinity tolerations pods image topologySpreadConstraints",
+    ):
+        yield not_yet(key, "replicas and resources can be set; the rest has freehold's settings")
     for key in ("overwriteManifests", "overwriteConfig", "priorityClassName", "security", "service"):
-        yield not_yet(cp + "coredns." + key, "CoreDNS is a unit with freehold's configuration")
+        yield not_yet(cp + "coredns." + key, "CoreDNS has freehold's configuration")
 
     yield not_yet(
         cp + "endpoint", "an address in front of several control planes comes with them; use proxy.extraSANs"

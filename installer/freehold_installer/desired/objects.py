@@ -13,6 +13,7 @@ _PLURALS = {
     "ClusterRoleBinding": "clusterrolebindings",
     "ConfigMap": "configmaps",
     "Deployment": "deployments",
+    "EndpointSlice": "endpointslices",
     "Namespace": "namespaces",
     "Role": "roles",
     "RoleBinding": "rolebindings",

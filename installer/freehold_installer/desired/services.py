@@ -138,6 +138,7 @@ def _config(context: ControlPlaneContext, name: str) -> bytes:
                     "ready_url": f"http://{host.internal_address}:{READY_PORT}/ready",
                 }
                 for host in context.inventory.control_planes
+                if context.inventory.config.control_plane.coredns.embedded
             ],
         }
     return (json.dumps({**common, **settings}, indent=1, sort_keys=True) + "\n").encode()

@@ -57,6 +57,7 @@ def state_of(run: Run) -> ClusterState:
         architectures,
         metrics_server=config.deploy.metrics_server.enabled,
         unwanted=release.unwanted(config),
+        coredns_image=not config.control_plane.coredns.embedded,
     )
     return ClusterState(run.inventory, pki, manifest, seen)
 
@@ -173,7 +174,7 @@ def _object_changes(run: Run, state: ClusterState, machines: tuple[MachinePlan, 
     """Return the changes in the API: all objects when it does not run yet, else those that differ."""
     objects = [
         *access.all_trust_objects(),
-        *access.base_objects(state.inventory, state.settings()),
+        *access.base_objects(state.settings(), state.dns_objects()),
         *access.addon_objects(state.inventory, state.pki, state.metrics_server_image),
         *access.manifests(state.inventory),
     ]
@@ -201,7 +202,9 @@ def _object_changes(run: Run, state: ClusterState, machines: tuple[MachinePlan, 
             Change(f"object:Pod kube-system/{pod}", "delete", {}, None, "of a run that was killed")
             for pod in verify.probe_pods(api)
         ]
-        return [*(change for change, _ in access.changes_in(api, objects)), *leftovers, *admissions]
+        removals = access.superseded_in(api, state.inventory)
+        changes = (change for change, _ in access.changes_in(api, objects))
+        return [*changes, *removals, *leftovers, *admissions]
     except (OSError, ApiError) as error:
         # It is down: apply will start it and look again.
         if any(change.key == "unit:kube-apiserver.service" for m in machines for change in m.changes):

@@ -160,7 +160,10 @@ def _addresses(inventory: Inventory, host: Host, facts: Mapping[str, Any]) -> li
 
 
 def _ports(inventory: Inventory, host: Host, facts: Mapping[str, Any]) -> list[str]:
-    ports = dict(CONTROL_PORTS) if host.is_control_plane else {}
+    embedded = inventory.config.control_plane.coredns.embedded
+    ports = {port: name for port, name in CONTROL_PORTS.items() if embedded or name != "coredns"}
+    if not host.is_control_plane:
+        ports = {}
     if inventory.is_node(host):
         proxied = inventory.config.deploy.kube_proxy.enabled
         ports |= {port: name for port, name in NODE_PORTS.items() if proxied or name != "kube-proxy"}

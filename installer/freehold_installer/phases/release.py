@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from freehold_agent.contract.artifacts import ArtifactEntry, Manifest
+from freehold_installer.bundle.coredns_image import stored_coredns_image
 from freehold_installer.bundle.store import Store
 from freehold_installer.bundle.zipapps import stored_zipapps
 from freehold_installer.config.cluster import ClusterConfig
@@ -23,6 +24,8 @@ def unwanted(config: ClusterConfig) -> set[str]:
         found.add("bin/flanneld")
     if not config.deploy.kube_proxy.enabled:
         found.add("bin/kube-proxy")
+    if not config.control_plane.coredns.embedded:
+        found.add("bin/coredns")
     return found
 
 
@@ -33,8 +36,11 @@ def manifest_for(
     *,
     metrics_server: bool,
     unwanted: Collection[str] = (),
+    coredns_image: bool = False,
 ) -> Manifest:
     """Return what is installed on machines of these architectures (machine -> architecture), without `unwanted`.
+
+    The image of CoreDNS is made when it is asked for.
 
     Raises BundleError when the bundle was not built, UnfitError when machines differ.
     """
@@ -45,8 +51,10 @@ def manifest_for(
     bundle = store.load_manifest(release, kinds[0])
     left_out = {*unwanted, *(() if metrics_server else (METRICS_SERVER_IMAGE,))}
     shipped = [entry for entry in bundle.entries if set(entry.roles) & SHIPPED and entry.name not in left_out]
-    zipapps = stored_zipapps(store).values()
-    entries = tuple(sorted((*shipped, *zipapps), key=lambda entry: entry.name))
+    made = [*stored_zipapps(store).values()]
+    if coredns_image:
+        made.append(stored_coredns_image(store, bundle))
+    entries = tuple(sorted((*shipped, *made), key=lambda entry: entry.name))
     return dataclasses.replace(bundle, entries=entries, build=_digest(entries))
 
 

@@ -53,6 +53,7 @@ def units_of(inventory: Inventory, machine: str) -> list[str]:
         for name, enabled in (
             ("flannel", deploy.cni.flannel.enabled),
             ("kube-proxy", deploy.kube_proxy.enabled),
+            ("coredns", inventory.config.control_plane.coredns.embedded),
         )
         if not enabled
     }

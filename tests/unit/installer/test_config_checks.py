@@ -30,6 +30,15 @@ def test_a_backend_of_a_flannel_that_is_not_there():
     assert found == {"config.deploy.cni.flannel.backend": "flannel is not enabled"}
 
 
+def test_pods_of_a_coredns_that_is_a_unit():
+    """Settings of pods say nothing while CoreDNS is embedded, which is the default."""
+    found = errors(a_cluster("controlPlane: {coredns: {deployment: {replicas: 2}}}"))
+    assert list(found) == ["config.controlPlane.coredns.deployment"]
+    coredns = "controlPlane: {coredns: {embedded: false, deployment: {resources: {limits: {memory: %s}}}}}"
+    assert loads(a_cluster(coredns % "1Gi")).config.control_plane.coredns.deployment.replicas == 1
+    assert "64Mi or 2Gi" in next(iter(errors(a_cluster(coredns % "1G")).values()))
+
+
 def test_what_is_asked_of_a_node_that_is_none_is_an_error():
     """Labels and taints of a control plane that has no Node are refused where they stand."""
     found = errors(a_cluster(NO_NODE % ", labels: {a: b}, taints: [{key: c, effect: NoSchedule}]"))

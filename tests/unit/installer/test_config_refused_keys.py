@@ -57,7 +57,6 @@ def test_a_refused_key_that_is_switched_off_is_fine(row):
         ("controlPlane.backingStore.etcd.embedded.enabled", False),
         ("controlPlane.statefulSet.highAvailability.replicas", 3),
         ("controlPlane.coredns.enabled", False),
-        ("controlPlane.coredns.embedded", False),
         ("controlPlane.advanced.virtualScheduler.enabled", False),
         ("networking.podCIDR", "10.244.0.0/16,fd00::/48"),
         ("networking.podCIDR", "fd00::/48"),
