@@ -21,9 +21,12 @@ HEALTH_PORT = 8080
 
 
 def objects(
-    dns_address: str, domain: str, image: str, settings: CoreDnsDeployment, *, forward: bool
+    dns_address: str, domain: str, image: str, settings: CoreDnsDeployment, *, nodes: int, forward: bool
 ) -> list[dict[str, Any]]:
-    """Return the objects in the order to apply them. `forward`: the nodes know resolvers for other names."""
+    """Return the objects in the order to apply them.
+
+    `nodes` are those of the inventory; `forward`: they know resolvers for other names.
+    """
     config = corefile(domain, forward=forward)
     (service,) = dns.objects(dns_address)
     service["spec"]["selector"] = LABELS
@@ -39,7 +42,7 @@ def objects(
             "subjects": [{"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE}],
         },
         _object("v1", "ConfigMap", NAME, data={"Corefile": config}),
-        _deployment(image, config, settings),
+        _deployment(image, config, settings, nodes),
         service,
     ]
 
@@ -78,7 +81,7 @@ def corefile(domain: str, *, forward: bool) -> str:
     return "\n".join([*lines, "    cache 30", "    loadbalance", "}", ""])
 
 
-def _deployment(image: str, config: str, settings: CoreDnsDeployment) -> dict[str, Any]:
+def _deployment(image: str, config: str, settings: CoreDnsDeployment, nodes: int) -> dict[str, Any]:
     container = {
         "name": NAME,
         "image": image,
@@ -104,9 +107,10 @@ def _deployment(image: str, config: str, settings: CoreDnsDeployment) -> dict[st
         },
         "volumeMounts": [{"name": "config", "mountPath": "/etc/coredns", "readOnly": True}],
     }
-    # Also while most nodes are still coming: a pod that doubles up would stay where it is for ever.
     spread = {
         "maxSkew": 1,
+        # Also while most nodes are still coming: a pod that doubles up would stay where it is for ever.
+        "minDomains": max(1, min(settings.replicas, nodes)),
         "topologyKey": "kubernetes.io/hostname",
         "whenUnsatisfiable": "DoNotSchedule",
         "labelSelector": {"matchLabels": LABELS},

@@ -78,7 +78,7 @@ def superseded_in(api: KubernetesApi, inventory: Inventory) -> list[Change]:
     for body in _superseded(inventory):
         with contextlib.suppress(NotFound):
             api.get(path_of(body))
-            found.append(Change(key_of_object(body), "delete", {}, None, "of the other kind of CoreDNS"))
+            found.append(Change(key_of_object(body), "delete", {}, None))
     return found
 
 

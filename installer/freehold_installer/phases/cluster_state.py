@@ -65,6 +65,7 @@ class ClusterState:
             networking.cluster_domain,
             self.manifest.entry(coredns_image.ENTRY).image,
             coredns.deployment,
+            nodes=len(resolvers),
             # CoreDNS does not start when it is told to ask resolvers and its node knows none.
             forward=bool(resolvers) and all(resolvers),
         )

@@ -27,7 +27,7 @@ PODS_SLICE = "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices/ku
 def objects(forward: bool = True, **settings: Any) -> dict[str, dict[str, Any]]:
     """Return the objects by kind."""
     found = dns_deployment.objects(
-        "10.96.0.10", "cluster.local", "image:1", CoreDnsDeployment(**settings), forward=forward
+        "10.96.0.10", "cluster.local", "image:1", CoreDnsDeployment(**settings), nodes=2, forward=forward
     )
     return {body["kind"]: body for body in found}
 
@@ -58,6 +58,16 @@ def test_pods_have_few_rights() -> None:
     ) == 1
     assert spec["serviceAccountName"] == found["ServiceAccount"]["metadata"]["name"]
     assert spec["dnsPolicy"] == "Default", "or it would ask itself"
+
+
+@pytest.mark.parametrize(("replicas", "domains"), [(1, 1), (2, 2), (5, 2)])
+def test_pods_wait_for_nodes_to_be_apart(replicas: int, domains: int) -> None:
+    """The first node of a new cluster must not get all of them; more pods than nodes are no reason to wait."""
+    (spread,) = objects(replicas=replicas)["Deployment"]["spec"]["template"]["spec"][
+        "topologySpreadConstraints"
+    ]
+    assert spread["minDomains"] == domains
+    assert spread["whenUnsatisfiable"] == "DoNotSchedule"
 
 
 def test_other_names_are_asked_where_nodes_know_somebody() -> None:
