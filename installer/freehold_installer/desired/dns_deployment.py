@@ -48,8 +48,10 @@ def objects(
 
 
 def superseded() -> list[dict[str, Any]]:
-    """Return what an embedded CoreDNS leaves no place for, as far as it takes to name them; pods first."""
+    """Return what an embedded CoreDNS leaves no place for, as far as it takes to name them."""
     return [
+        # For a Service without a selector Kubernetes would turn this old kind into slices with the pods' addresses.
+        {"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "kube-dns", "namespace": NAMESPACE}},
         _object("apps/v1", "Deployment", NAME),
         _object("v1", "ConfigMap", NAME),
         _object("v1", "ServiceAccount", NAME),

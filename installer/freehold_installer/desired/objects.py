@@ -14,6 +14,7 @@ _PLURALS = {
     "ConfigMap": "configmaps",
     "Deployment": "deployments",
     "EndpointSlice": "endpointslices",
+    "Endpoints": "endpoints",
     "Namespace": "namespaces",
     "Role": "roles",
     "RoleBinding": "rolebindings",

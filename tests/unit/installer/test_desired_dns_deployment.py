@@ -148,8 +148,13 @@ def live(*bodies: dict[str, Any]) -> FakeKubernetes:
 
 def test_one_kind_takes_the_place_of_the_other() -> None:
     """The plan names what goes, and an apply of that plan removes it; without it nothing is asked of the API."""
-    pods = list(objects().values())
-    for text, there, count in ((INVENTORY, pods, 4), (IN_PODS, [dns.endpoint_slice()], 1)):
+    endpoints = {
+        "apiVersion": "v1",
+        "kind": "Endpoints",
+        "metadata": {"name": "kube-dns", "namespace": "kube-system"},
+    }
+    pods = [*objects().values(), endpoints]
+    for text, there, count in ((INVENTORY, pods, 5), (IN_PODS, [dns.endpoint_slice()], 1)):
         inventory, api = loads(text), live(*there)
         labels = dict(pair.split("=") for pair in dns.SLICES_OF_PODS.split(","))
         api.add(PODS_SLICE, {"metadata": {"name": "kube-dns-abcde", "labels": labels}})
