@@ -18,6 +18,7 @@ from freehold_bootstrap.identities import (
     INSTALLER_USER,
     JOIN_USER,
     KUBELET_CLIENT_USER,
+    POD_ROUTES_USER,
 )
 
 AUTHORITIES: Dict[str, str] = {
@@ -80,6 +81,7 @@ PROFILES: Dict[str, Profile] = {
     "freehold-join-client": Profile("ca", JOIN_USER, _CLIENT),
     "freehold-artifacts": Profile("ca", "freehold-artifacts", _SERVER),
     "freehold-controller": Profile("ca", CONTROLLER_USER, _CLIENT),
+    "freehold-pod-routes": Profile("ca", POD_ROUTES_USER, _CLIENT),
     "coredns": Profile("ca", COREDNS_USER, _CLIENT),
     "metrics-server": Profile("ca", "metrics-server", _SERVER),
 }
@@ -161,8 +163,13 @@ def control_plane_requests(
     service_cidrs: Sequence[str],
     domain: str,
     extra: Sequence[str] = (),
+    *,
+    node: bool = True,
 ) -> Tuple[CertificateRequest, ...]:
-    """Return every certificate that a control-plane machine holds itself (not the operator's own)."""
+    """Return every certificate that a control-plane machine holds itself (not the operator's own).
+
+    One that is no `node` keeps routes to pods.
+    """
     here = machine_names(machine, addresses)
     servers = {
         "apiserver": apiserver_names(machine, addresses, service_cidrs, domain, extra),
@@ -171,7 +178,7 @@ def control_plane_requests(
         "freehold-join": here,
         "freehold-artifacts": here,
     }
-    clients = (
+    clients = [
         "apiserver-kubelet-client",
         "apiserver-etcd-client",
         "front-proxy-client",
@@ -181,7 +188,9 @@ def control_plane_requests(
         "freehold-join-client",
         "freehold-controller",
         "coredns",
-    )
+    ]
+    if not node:
+        clients.append("freehold-pod-routes")
     return tuple(CertificateRequest(profile, names, machine) for profile, names in servers.items()) + tuple(
         CertificateRequest(profile, (), machine) for profile in clients
     )

@@ -19,6 +19,7 @@ from freehold_bootstrap.identities import (
     MANAGED_LABEL,
     NAMESPACE,
     NODES_GROUP,
+    POD_ROUTES_USER,
     TOKEN_NAMESPACE,
 )
 
@@ -79,6 +80,8 @@ CONTROLLER_SYSTEM_RULES = [
     rule("", ["secrets"], ["get", "update"]),
     rule("discovery.k8s.io", ["endpointslices"], ["get", "create", "patch"]),
 ]
+# On control planes that are no nodes.
+POD_ROUTES_RULES = [rule("", ["nodes"], ["list", "watch"])]
 COREDNS_RULES = [
     rule("", ["services", "namespaces"], ["list", "watch"]),
     rule("discovery.k8s.io", ["endpointslices"], ["list", "watch"]),
@@ -161,6 +164,7 @@ _CLUSTER_ROLES: Tuple[Tuple[str, Sequence[Rule], Object], ...] = (
     ("freehold:join", JOIN_CLUSTER_RULES, _user(JOIN_USER)),
     ("freehold:controller", CONTROLLER_CLUSTER_RULES, _user(CONTROLLER_USER)),
     ("freehold:coredns", COREDNS_RULES, _user(COREDNS_USER)),
+    ("freehold:pod-routes", POD_ROUTES_RULES, _user(POD_ROUTES_USER)),
 )
 _ROLES: Tuple[Tuple[str, str, Sequence[Rule], Object], ...] = (
     ("freehold:installer", NAMESPACE, INSTALLER_RULES, _user(INSTALLER_USER)),

@@ -1,7 +1,7 @@
-"""Entry of the control plane's services: `join`, `artifacts` or `controller`, each a unit of its own; and the
-gate `wait-ready`.
+"""Entry of the control plane's services: `join`, `artifacts`, `controller` or `pod-routes`, each a unit of its own;
+and the gate `wait-ready`.
 
-Imports only the service that is asked for: the three share a file, not memory.
+Imports only the service that is asked for: they share a file, not memory.
 """
 
 import json
@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 
 from freehold_bootstrap import journal
 
-USAGE = "usage: freehold-services (join|artifacts|controller) --config FILE"
+USAGE = "usage: freehold-services (join|artifacts|controller|pod-routes) --config FILE"
 EXIT_FAILED = 1
 EXIT_INPUT = 3
 
@@ -33,10 +33,17 @@ def _controller(config: Mapping[str, Any]) -> None:
     serve(config)
 
 
+def _pod_routes(config: Mapping[str, Any]) -> None:
+    from freehold_controller.pod_route_keeper import serve
+
+    serve(config)
+
+
 SERVICES: Dict[str, Callable[[Mapping[str, Any]], None]] = {
     "join": _join,
     "artifacts": _artifacts,
     "controller": _controller,
+    "pod-routes": _pod_routes,
 }
 
 

@@ -33,6 +33,7 @@ class DnsServer:
     """One CoreDNS unit."""
 
     node: str
+    """Its machine's Node; empty when that is none."""
     address: str
     """IPv4 or IPv6; where it answers on port 1053."""
     ready_url: str
@@ -76,7 +77,11 @@ def endpoint_slice(family: str, servers: Sequence[DnsServer], metrics: bool) -> 
         },
         "addressType": family,
         "endpoints": [
-            {"addresses": [server.address], "conditions": {"ready": True}, "nodeName": server.node}
+            {
+                "addresses": [server.address],
+                "conditions": {"ready": True},
+                **({"nodeName": server.node} if server.node else {}),
+            }
             for server in servers
         ],
         "ports": ports,

@@ -7,6 +7,7 @@ import pytest
 from tests.support.cluster import Cluster
 from tests.support.kubectl import Kubectl, KubectlError, wait_for
 from tests.support.serving_certificate import a_serving_certificate
+from tests.support.webhooks import wait_until_asked, webhooks
 
 
 @pytest.fixture
@@ -63,39 +64,14 @@ def test_tls_is_verified_everywhere(cluster: Cluster, kubectl: Kubectl) -> None:
 @pytest.fixture
 def webhook(cluster: Cluster, here: Kubectl, kubectl: Kubectl) -> Iterator[str]:
     """Admission webhooks in a pod behind a Service, for ConfigMaps of this test's namespace."""
-    name = here.namespace
-    issued = a_serving_certificate(f"webhook.{name}.svc")
-    files = {"tls.crt": issued.certificate, "tls.key": issued.key}
-    here.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "type": "kubernetes.io/tls",
-            "metadata": {"name": "webhook"},
-            "data": {key: base64.b64encode(value).decode() for key, value in files.items()},
-        }
-    )
-    here.apply(*cluster.objects("webhook"))
-    here.rolled_out("deployment/webhook")
-    bundle = base64.b64encode(issued.authority).decode()
-    configurations = list(cluster.objects("webhook-configuration", namespace=name, authority=bundle))
-    kubectl.apply(*configurations)
-    yield name
-    for configuration in configurations:
-        kubectl("delete", configuration["kind"], name)
+    with webhooks(cluster, here, kubectl) as name:
+        yield name
 
 
 @pytest.mark.usefixtures("webhook")
 def test_admission_webhooks(here: Kubectl) -> None:
     """A validating webhook refuses what it should, a mutating one changes the rest; both over verified TLS."""
-
-    def asked() -> bool:
-        answer = here("create", "configmap", "asked", "--dry-run=server", "--output=json")
-        labels: dict[str, str] = answer.json["metadata"].get("labels", {})
-        return labels.get("mutated-by") == "test-webhook"
-
-    # The API server notices new configurations within a second or so.
-    wait_for(asked, 20, "the webhooks in use")
+    wait_until_asked(here)
     good = {
         "apiVersion": "v1",
         "kind": "ConfigMap",

@@ -14,6 +14,13 @@ INVENTORY = """
 name: test
 hosts: {cp1: {address: 10.73.0.11, roles: [control-plane]}}
 """
+WITHOUT_NODE = """
+name: test
+hosts:
+  cp1: {address: 10.73.0.11, roles: [control-plane]}
+  w1: {address: 10.73.0.12, roles: [worker]}
+config: {controlPlane: {standalone: {joinNode: {enabled: false}}}}
+"""
 PROGRAMS = (
     "etcd",
     "kube-apiserver",
@@ -35,6 +42,7 @@ PAIRS = (
     "freehold-join-client",
     "freehold-artifacts",
     "freehold-controller",
+    "freehold-pod-routes",
 )
 FACTS: dict[str, Any] = {
     "nameservers": ["10.73.0.1"],

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from tests.support.a_control_plane import WITHOUT_NODE
 from tests.support.a_node import a_document, lab, ubuntu
 
 from freehold_agent.contract.artifacts import ArtifactEntry, Manifest
@@ -10,7 +11,7 @@ from freehold_agent.contract.resources import Resource
 from freehold_agent.desired import desired_node
 from freehold_agent.facts import KUBELET_SYSCTLS, LIMITS
 from freehold_installer.bundle.lock import load as load_lock
-from freehold_installer.config import load
+from freehold_installer.config import load, loads
 from freehold_installer.desired.cluster import control_plane_resources
 from freehold_installer.desired.control_plane_context import ControlPlaneContext
 
@@ -48,7 +49,10 @@ def a_node_of_each_kind() -> list[Resource]:
 
 
 def a_control_plane() -> list[Resource]:
-    """Return everything that makes a machine of the lab's inventory a control plane."""
-    inventory = load(CHECKOUT / "inventories" / "lab.yaml")
-    (host,) = inventory.control_planes
-    return control_plane_resources(ControlPlaneContext(inventory, host, the_manifest(), lab(nameservers=[])))
+    """Return everything that any control plane may hold: one of the lab's inventory, and one that is no node."""
+    found = []
+    for inventory in (load(CHECKOUT / "inventories" / "lab.yaml"), loads(WITHOUT_NODE)):
+        (host,) = inventory.control_planes
+        context = ControlPlaneContext(inventory, host, the_manifest(), lab(nameservers=[]))
+        found += control_plane_resources(context)
+    return found

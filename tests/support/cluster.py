@@ -100,8 +100,8 @@ class Cluster:
             )
         return done.stdout.rstrip("\n")
 
-    def load_images(self) -> None:
-        """Import the test images on every node that lacks them; no registry exists here."""
+    def load_images(self, *nodes: str) -> None:
+        """Import the test images on these nodes (all, without names) if they lack them; no registry exists here."""
         wanted = [entry for entry in self.bundle.manifest.for_roles("test") if entry.image]
 
         def load(node: str) -> None:
@@ -111,7 +111,7 @@ class Cluster:
                     self.send(node, entry.name, f"{CTR} images import --label {CRI_LABEL} -")
 
         with ThreadPoolExecutor(len(self.nodes)) as pool:
-            list(pool.map(load, self.nodes))
+            list(pool.map(load, nodes or self.nodes))
 
     def send(self, machine: str, entry: str, script: str) -> str:
         """Run a shell script on a machine with a file of the bundle as its standard input."""

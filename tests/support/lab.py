@@ -95,6 +95,15 @@ class Lab:
         """Make machines anew (all, without names): empty disks, new host keys, the inventory rewritten."""
         self._command("fresh", *(names or self.machines), timeout=UP_SECONDS)
 
+    def clean(self) -> None:
+        """Have machines with nothing of a cluster on them and SSH ready; those that are clean are left alone."""
+        used = "ls -d /opt/freehold /var/lib/freehold /etc/cni 2>/dev/null || true"
+        dirty = [name for name in self.machines if self.exec(name, "sh", "-c", used).stdout]
+        if dirty:
+            self.fresh(*dirty)
+        for name in self.machines:
+            self.wait_for_ssh(name)
+
     def destroy(self) -> None:
         """Remove machines, disks and network."""
         self._command("destroy")

@@ -16,11 +16,13 @@ NODE_MEMORY = 512 << 20
 """Bytes a worker cannot do without."""
 NODE_DISK = 1536 << 20
 """Bytes free under /opt and /var/lib for a worker before a first installation."""
+CONTROL_TOOLS = ("ip",)
+"""What a control plane needs that is no node."""
 OUR_LINKS = ("cni0", "flannel.1")
 
 
-def system(facts: Mapping[str, Any]) -> List[str]:
-    """Return what is wrong with Python, kernel, modules, systemd or architecture."""
+def system(facts: Mapping[str, Any], *, node: bool = True) -> List[str]:
+    """Return what is wrong with Python, kernel, modules, systemd or architecture; less matters where no pods run."""
     found = []
     if version(facts["python"])[:2] < MINIMUM_PYTHON:
         found.append(
@@ -30,13 +32,13 @@ def system(facts: Mapping[str, Any]) -> List[str]:
         )
     if not facts["tools"].get("systemctl"):
         found.append("it does not run systemd, which keeps every component of freehold")
-    if version(facts["kernel"])[:2] < MINIMUM_KERNEL:
+    if node and version(facts["kernel"])[:2] < MINIMUM_KERNEL:
         found.append(
             "kernel {} is too old for kube-proxy's nftables mode, 5.13 is needed".format(facts["kernel"])
         )
     if facts["architecture"] not in ("amd64", "arm64"):
         found.append("architecture {} is not built; amd64 and arm64 are".format(facts["architecture"]))
-    for module in ("br_netfilter", "overlay"):
+    for module in ("br_netfilter", "overlay") if node else ():
         if facts["modules"].get(module) == "absent":
             found.append("its kernel has no {} (neither built in nor as a module)".format(module))
     return found
@@ -59,16 +61,17 @@ def linked(facts: Mapping[str, Any], control_plane: bool = False) -> List[str]:
     ]
 
 
-def tools(facts: Mapping[str, Any]) -> List[str]:
+def tools(facts: Mapping[str, Any], *, node: bool = True) -> List[str]:
     """Return which programs of the distribution are missing or too old."""
-    missing = [name for name in distribution.TOOLS if not facts["tools"].get(name)]
+    needed = distribution.TOOLS if node else CONTROL_TOOLS
+    missing = [name for name in needed if not facts["tools"].get(name)]
     found = []
     if missing:
         found.append(
             "{} missing: {}".format(", ".join(missing), distribution.install_command(facts, missing))
         )
     nft = facts["tools"].get("nft")
-    if nft and version(nft) < MINIMUM_NFT:
+    if node and nft and version(nft) < MINIMUM_NFT:
         found.append("nft {} is too old for kube-proxy's nftables mode, 1.0.1 is needed".format(nft))
     return found
 

@@ -3,7 +3,7 @@
 The policy of the distribution's package container-selinux knows its own places (/var/lib/containerd, /var/lib/kubelet)
 and not ours: what lies in the store would be data (usr_t), and containerd would run outside its domain, with containers
 that no policy holds. Each unit labels its own programs right before it starts them, so that neither a file delivered
-anew nor a relabelling of the machine leaves them without. Seen on no real machine yet (docs/adr/0019).
+anew nor a relabelling of the machine leaves them without. Seen on no real machine yet (docs/adr/0016).
 """
 
 from typing import Any, Dict, List, Mapping, Sequence

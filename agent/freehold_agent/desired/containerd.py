@@ -139,8 +139,8 @@ def nofile(facts: Mapping[str, Any]) -> int:
 
 
 def is_addon_image(entry: ArtifactEntry) -> bool:
-    """Say whether an entry of the manifest is an image that a node can be Ready without."""
-    return entry.name.startswith("images/") and not entry.name.startswith("images/pause")
+    """Say whether an entry of the manifest is an image that nobody waits for: not the sandbox, nor cluster DNS."""
+    return entry.name.startswith("images/") and not entry.name.startswith(("images/pause", "images/coredns"))
 
 
 def _image_resources(document: JoinDocument, facts: Mapping[str, Any]) -> List[Resource]:

@@ -29,6 +29,8 @@ def findings(inventory: InventoryFile, path: FilePath, releases: Collection[str]
     yield from _advertise_address(inventory)
     yield from _elections(inventory)
     yield from _release(inventory, releases)
+    yield from _pod_network(inventory)
+    yield from _cluster_dns(inventory)
     yield from _volume_classes(inventory)
     yield from _manifests(inventory, path)
 
@@ -64,8 +66,8 @@ def internal_address(inventory: InventoryFile, name: str) -> str | None:
 
 
 def _node_count(inventory: InventoryFile) -> int:
-    """Every host runs a kubelet while a control plane must be a node."""
-    return len(inventory.hosts)
+    joined = inventory.config.control_plane.standalone.join_node.enabled
+    return sum("worker" in host.roles or joined for host in inventory.hosts.values())
 
 
 def _roles(inventory: InventoryFile) -> Iterator[Finding]:
@@ -77,6 +79,21 @@ def _roles(inventory: InventoryFile) -> Iterator[Finding]:
         if {"control-plane", "worker"} <= set(host.roles):
             said = "a control plane is a node already (standalone.joinNode); write roles: [control-plane]"
             yield ("hosts", name, "roles"), said
+    yield from _without_a_node(inventory)
+
+
+def _without_a_node(inventory: InventoryFile) -> Iterator[Finding]:
+    """Yield what asks something of a Node that will not exist."""
+    join_node = inventory.config.control_plane.standalone.join_node
+    if join_node.enabled:
+        return
+    said = "the control plane has no Node, because standalone.joinNode.enabled is false"
+    for key, value in (("labels", join_node.labels), ("taints", join_node.taints)):
+        if value:
+            yield ("config", "controlPlane", "standalone", "joinNode", key), said
+        for name, host in inventory.hosts.items():
+            if "control-plane" in host.roles and getattr(host, key):
+                yield ("hosts", name, key), said
 
 
 def _names(inventory: InventoryFile) -> Iterator[Finding]:
@@ -202,6 +219,21 @@ def _release(inventory: InventoryFile, releases: Collection[str] | None) -> Iter
         known = ", ".join(sorted(releases)) or "none"
         said = f"no release lock for Kubernetes {version}; there is one for: {known}"
         yield ("config", "controlPlane", "distro", "k8s", "version"), said
+
+
+def _pod_network(inventory: InventoryFile) -> Iterator[Finding]:
+    flannel = inventory.config.deploy.cni.flannel
+    if not flannel.enabled and "backend" in flannel.model_fields_set:
+        yield ("config", "deploy", "cni", "flannel", "backend"), "flannel is not enabled"
+
+
+def _cluster_dns(inventory: InventoryFile) -> Iterator[Finding]:
+    coredns = inventory.config.control_plane.coredns
+    if coredns.embedded and coredns.deployment.model_fields_set:
+        yield (
+            ("config", "controlPlane", "coredns", "deployment"),
+            "coredns.embedded is true, so there are no pods",
+        )
 
 
 def _volume_classes(inventory: InventoryFile) -> Iterator[Finding]:

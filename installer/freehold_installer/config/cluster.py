@@ -15,11 +15,13 @@ from freehold_installer.config import addresses, trusted_settings
 from freehold_installer.config.scalars import (
     AbsolutePath,
     Cidr,
+    Cpu,
     Domain,
     Flag,
     IpAddress,
     LabelKey,
     LabelValue,
+    Memory,
     Model,
     Name,
     San,
@@ -171,11 +173,40 @@ class StatefulSet(Model):
     """Leader election and the number of control planes."""
 
 
+class Quantities(Model):
+    cpu: Cpu | None = None
+    """Processor time: `500m` is half of one."""
+    memory: Memory | None = None
+    """Memory, in Ki, Mi or Gi."""
+
+
+class Resources(Model):
+    requests: Quantities = Quantities(cpu="20m", memory="64Mi")
+    """What the scheduler keeps free."""
+    limits: Quantities = Quantities()
+    """The most it may use; none when left out."""
+
+    def as_object(self) -> dict[str, dict[str, str]]:
+        """Return them as a container has them."""
+        found = {"requests": self.requests, "limits": self.limits}
+        parts = {name: part.model_dump(exclude_none=True) for name, part in found.items()}
+        return {name: part for name, part in parts.items() if part}
+
+
+class CoreDnsDeployment(Model):
+    replicas: Annotated[StrictInt, Field(ge=1, le=20)] = 1
+    """Pods, spread over the nodes: with fewer nodes than usual some wait."""
+    resources: Resources = Resources()
+    """Of each pod."""
+
+
 class CoreDns(Model):
     enabled: Flag = True
     """Names of Services and pods can be resolved."""
     embedded: Flag = True
-    """CoreDNS is a unit on the control plane and needs no image (vCluster's default is a Deployment)."""
+    """CoreDNS is a unit on the control plane and needs no image (vCluster's default is a Deployment). `false`: pods."""
+    deployment: CoreDnsDeployment = CoreDnsDeployment()
+    """The pods, when it is not embedded."""
 
 
 class Proxy(Model):
@@ -249,7 +280,8 @@ class Networking(Model):
 
 class Flannel(Model):
     enabled: Flag = True
-    """flannel connects the pods of all machines."""
+    """flannel connects the pods of all machines. `false` leaves the place to a network of yours: nodes are NotReady
+    until it comes."""
     backend: Literal["vxlan", "host-gw"] = "vxlan"
     """`vxlan` works across routers; `host-gw` is faster and needs all machines in one network. freehold's own
     key."""
@@ -262,7 +294,7 @@ class Cni(Model):
 
 class KubeProxy(Model):
     enabled: Flag = True
-    """kube-proxy (nftables mode) makes Services reachable."""
+    """kube-proxy (nftables mode) makes Services reachable. `false` leaves the place to a proxy of yours."""
 
 
 def _volume_path(text: str) -> str:

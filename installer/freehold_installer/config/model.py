@@ -128,12 +128,12 @@ class Inventory:
     @property
     def nodes(self) -> tuple[Host, ...]:
         """Return the hosts that run a kubelet."""
+        return tuple(host for host in self.hosts.values() if self.is_node(host))
+
+    def is_node(self, host: Host) -> bool:
+        """Say whether a host runs a kubelet."""
         joined = self.config.control_plane.standalone.join_node.enabled
-        return tuple(
-            host
-            for host in self.hosts.values()
-            if "worker" in host.roles or (joined and host.is_control_plane)
-        )
+        return "worker" in host.roles or (joined and host.is_control_plane)
 
     @property
     def max_nodes(self) -> int:

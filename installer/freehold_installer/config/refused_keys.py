@@ -113,12 +113,6 @@ def _rows() -> Iterator[Refusal]:
     cp = "config.controlPlane."
     yield no_sense(cp + "standalone.enabled", "freehold is the standalone mode", _is_false, "`false`")
     yield not_yet(
-        cp + "standalone.joinNode.enabled",
-        "the control plane is a node as well for now",
-        _is_false,
-        "`false`",
-    )
-    yield not_yet(
         cp + "standalone.dataDir", "it is /var/lib/freehold for now", _is_moved, "another directory"
     )
     for hook in ("preInstallCommands", "preJoinCommands", "postJoinCommands"):
@@ -188,12 +182,13 @@ def _rows() -> Iterator[Refusal]:
         yield no_sense(key, pod)
 
     yield not_yet(cp + "coredns.enabled", "cluster DNS is always there for now", _is_false, "`false`")
-    yield not_yet(
-        cp + "coredns.embedded", "CoreDNS is a unit on the control plane for now", _is_false, "`false`"
-    )
-    yield not_yet(cp + "coredns.deployment", "CoreDNS is a unit on the control plane for now")
+    for key in _each(
+        cp + "coredns.deployment.",
+        "labels annotations nodeSelector affinity tolerations pods image topologySpreadConstraints",
+    ):
+        yield not_yet(key, "replicas and resources can be set; the rest has freehold's settings")
     for key in ("overwriteManifests", "overwriteConfig", "priorityClassName", "security", "service"):
-        yield not_yet(cp + "coredns." + key, "CoreDNS is a unit with freehold's configuration")
+        yield not_yet(cp + "coredns." + key, "CoreDNS has freehold's configuration")
 
     yield not_yet(
         cp + "endpoint", "an address in front of several control planes comes with them; use proxy.extraSANs"
@@ -231,10 +226,6 @@ def _rows() -> Iterator[Refusal]:
         yield no_sense(key, tenants)
 
     deploy = "config.deploy."
-    yield not_yet(
-        deploy + "cni.flannel.enabled", "flannel is the only pod network for now", _is_false, "`false`"
-    )
-    yield not_yet(deploy + "kubeProxy.enabled", "Services need kube-proxy for now", _is_false, "`false`")
     own_manifests = "use manifests of the inventory"
     for key in _each(deploy, "metallb ingressNginx argoCD csi volumeSnapshotController"):
         yield not_yet(key, own_manifests)

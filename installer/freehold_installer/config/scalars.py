@@ -142,6 +142,29 @@ def _host_key(text: str) -> str:
     return f"{kind} {blob}"
 
 
+def _cpu(text: str) -> str:
+    """Return processor time as Kubernetes writes it back: `1000m` is `1`."""
+    match = re.fullmatch(r"([0-9]+)(m?)", text)
+    if match is None:
+        raise ValueError(f"expected processor time such as 500m or 2, found {text!r}")
+    number = int(match.group(1))
+    if match.group(2) and number % 1000 == 0:
+        return str(number // 1000)
+    return f"{number}{match.group(2)}"
+
+
+def _memory(text: str) -> str:
+    """Return memory as Kubernetes writes it back: `1024Mi` is `1Gi`."""
+    match = re.fullmatch(r"([1-9][0-9]*)(Ki|Mi|Gi)", text)
+    if match is None:
+        raise ValueError(f"expected memory such as 64Mi or 2Gi, found {text!r}")
+    number, units = int(match.group(1)), ["Ki", "Mi", "Gi", "Ti"]
+    step = units.index(match.group(2))
+    while number % 1024 == 0 and step < len(units) - 1:
+        number, step = number // 1024, step + 1
+    return f"{number}{units[step]}"
+
+
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -159,6 +182,8 @@ LabelKey = Annotated[StrictStr, AfterValidator(_label_key)]
 LabelValue = Annotated[StrictStr, AfterValidator(_label_value)]
 Login = Annotated[StrictStr, AfterValidator(_login)]
 AbsolutePath = Annotated[StrictStr, AfterValidator(_absolute_path)]
+Cpu = Annotated[StrictStr, AfterValidator(_cpu)]
+Memory = Annotated[StrictStr, AfterValidator(_memory)]
 Port = Annotated[StrictInt, Field(ge=1, le=65535)]
 Seconds = Annotated[StrictInt, Field(ge=1, le=3600)]
 HostKeys = Annotated[

@@ -24,11 +24,12 @@ ROLE = "control-plane"
 
 def control_plane_resources(context: ControlPlaneContext) -> list[Resource]:
     """Return everything that makes this machine a control plane."""
+    embedded = context.inventory.config.control_plane.coredns.embedded
     prerequisites = [
         *control_plane.prerequisites(context),
         *etcd.prerequisites(context),
         *services.prerequisites(context),
-        *dns.prerequisites(context),
+        *(dns.prerequisites(context) if embedded else []),
         *release_links(context),
     ]
     fresh = not context.facts.get("release")
@@ -44,9 +45,13 @@ def control_plane_resources(context: ControlPlaneContext) -> list[Resource]:
                 *control_plane.controller_manager(context),
                 *services.unit(context, "controller"),
                 *services.unit(context, "join"),
+                *(services.unit(context, "pod-routes") if "pod-routes" in services.names(context) else []),
             ],
         ),
-        (("kube-scheduler", "coredns"), [*control_plane.scheduler(context), *dns.unit(context)]),
+        (
+            ("kube-scheduler", "coredns") if embedded else ("kube-scheduler",),
+            [*control_plane.scheduler(context), *(dns.unit(context) if embedded else [])],
+        ),
     ]
     needed = {name for programs, _ in steps for name in programs}
     # Unit files come before the first unit, so that systemd reads them once.

@@ -92,6 +92,19 @@ def _networks_of(context: ControlPlaneContext) -> list[str]:
     return sorted(networks)
 
 
+SLICES_OF_PODS = (
+    "kubernetes.io/service-name=kube-dns,"
+    "endpointslice.kubernetes.io/managed-by=endpointslice-controller.k8s.io"
+)
+"""Label selector of what Kubernetes itself keeps for a Service with a selector."""
+
+
+def endpoint_slice() -> dict[str, Any]:
+    """Return the name of what freehold-controller keeps behind the Service."""
+    metadata = {"name": "kube-dns-freehold", "namespace": "kube-system"}
+    return {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": metadata}
+
+
 def objects(dns_address: str) -> list[dict[str, Any]]:
     """Return the Service `kube-dns`; without a selector, because its endpoints are machines."""
     return [
@@ -109,6 +122,8 @@ def objects(dns_address: str) -> list[dict[str, Any]]:
             },
             "spec": {
                 "clusterIP": dns_address,
+                # A Deployment's Service had one.
+                "selector": None,
                 "ports": [
                     {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": paths.DNS_PORT},
                     {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": paths.DNS_PORT},

@@ -13,6 +13,8 @@ _PLURALS = {
     "ClusterRoleBinding": "clusterrolebindings",
     "ConfigMap": "configmaps",
     "Deployment": "deployments",
+    "EndpointSlice": "endpointslices",
+    "Endpoints": "endpoints",
     "Namespace": "namespaces",
     "Role": "roles",
     "RoleBinding": "rolebindings",

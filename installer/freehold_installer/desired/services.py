@@ -1,7 +1,7 @@
-"""The three units of the services zipapp, each with its own user and credential.
+"""The units of the services zipapp, each with its own user and credential.
 
 freehold-join takes tokens, freehold-artifacts gives files by digest, freehold-controller approves and keeps;
-none can read the CA's key.
+where the machine is no node, freehold-pod-routes keeps the API server's way to pods. None can read the CA's key.
 """
 
 import json
@@ -14,9 +14,10 @@ from freehold_installer.desired.control_plane_context import ControlPlaneContext
 
 
 def prerequisites(context: ControlPlaneContext) -> list[Resource]:
-    """Return users, credentials and configuration files of the three services."""
+    """Return users, credentials and configuration files of the services."""
     resources: list[Resource] = [directory(paths.ETC), directory(paths.STATE, 0o755)]
-    for name, pairs in _PAIRS.items():
+    for name in names(context):
+        pairs = _PAIRS[name]
         user = f"freehold-{name}"
         folder = f"{paths.ETC}/{name}"
         resources += [User(user, home=folder), directory(folder)]
@@ -33,11 +34,18 @@ _PAIRS = {
     "artifacts": ("freehold-artifacts",),
     "join": ("freehold-join", "freehold-join-client"),
     "controller": ("freehold-controller",),
+    "pod-routes": ("freehold-pod-routes",),
 }
 
 
+def names(context: ControlPlaneContext) -> list[str]:
+    """Return which services this machine runs."""
+    is_node = context.inventory.is_node(context.host)
+    return [name for name in _PAIRS if name != "pod-routes" or not is_node]
+
+
 def unit(context: ControlPlaneContext, name: str) -> list[Resource]:
-    """Return the unit of `artifacts`, `join` or `controller`."""
+    """Return the unit of `artifacts`, `join`, `controller` or `pod-routes`."""
     # The artifact service needs no API and starts first: bytes flow while the API server comes up.
     after = "network-online.target" if name == "artifacts" else "freehold-api-ready.service"
     return service(
@@ -68,14 +76,19 @@ def unit(context: ControlPlaneContext, name: str) -> list[Resource]:
             "ProtectHome": "yes",
             "ProtectSystem": "full",
             "WatchdogSec": "60",
+            **_RIGHTS.get(name, {}),
         },
     )
 
 
+_RIGHTS = {
+    "pod-routes": {"AmbientCapabilities": "CAP_NET_ADMIN", "CapabilityBoundingSet": "CAP_NET_ADMIN"},
+}
 _DESCRIPTIONS = {
     "artifacts": "files of the release by digest (freehold)",
     "join": "join service: tokens and node documents (freehold)",
     "controller": "approver, DNS endpoints, node documents, local volumes (freehold)",
+    "pod-routes": "routes from the API server to pods (freehold)",
 }
 
 
@@ -102,6 +115,13 @@ def _config(context: ControlPlaneContext, name: str) -> bytes:
             "client_certificate": f"{folder}/freehold-join-client.crt",
             "client_key": f"{folder}/freehold-join-client.key",
         }
+    elif name == "pod-routes":
+        settings = {
+            "server": context.api_server,
+            "certificate": f"{folder}/freehold-pod-routes.crt",
+            "key": f"{folder}/freehold-pod-routes.key",
+            "pod_cidrs": [str(context.inventory.config.networking.pod_cidr)],
+        }
     else:
         settings = {
             "server": context.api_server,
@@ -112,11 +132,12 @@ def _config(context: ControlPlaneContext, name: str) -> bytes:
             "volumes": context.inventory.config.deploy.local_path_provisioner.enabled,
             "dns": [
                 {
-                    "node": host.name,
+                    "node": host.name if context.inventory.is_node(host) else "",
                     "address": host.internal_address,
                     "ready_url": f"http://{host.internal_address}:{ports.DNS_READY}/ready",
                 }
                 for host in context.inventory.control_planes
+                if context.inventory.config.control_plane.coredns.embedded
             ],
         }
     return (json.dumps({**common, **settings}, indent=1, sort_keys=True) + "\n").encode()

@@ -15,10 +15,11 @@ def phases_of_apply(state: "ClusterState", plan: "Plan") -> "list[Phase]":
 
     # A control plane that is a node too joins while its last components start: it is one phase there.
     workers = {host.name for host in state.inventory.nodes if not host.is_control_plane}
+    joined = any(host.is_control_plane for host in state.inventory.nodes)
     return [
         Phase(
             "control-plane",
-            "etcd, API server, controllers, DNS; its own node",
+            "etcd, API server, controllers, DNS" + ("; its own node" if joined else ""),
             lambda lane: control_plane.run(lane, state, plan),
             concerns=lambda host: host.is_control_plane,
             signals=(control_plane.ARTIFACTS, control_plane.API),

@@ -21,7 +21,7 @@ from freehold_bootstrap.pki_directory import PkiDirectory
 from freehold_bootstrap.profiles import CertificateRequest
 from freehold_bootstrap.rbac import trust_objects
 from freehold_installer.config import Inventory
-from freehold_installer.desired import dns, local_path, metrics_server
+from freehold_installer.desired import dns, dns_deployment, local_path, metrics_server
 from freehold_installer.desired.objects import differing_paths, key_of_object, path_of
 from freehold_installer.engine.machine import Machine
 from freehold_installer.errors import InputError, StepError
@@ -60,19 +60,55 @@ def first_api(machine: Machine, address: str, pki: PkiDirectory) -> Iterator[Kub
             api.close()
 
 
-def base_objects(inventory: Inventory, settings: ClusterSettings) -> list[dict[str, Any]]:
-    """Return what every cluster needs beside trust: the settings of nodes and the DNS Service."""
-    objects: list[dict[str, Any]] = [
+def base_objects(settings: ClusterSettings, dns_objects: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what every cluster needs beside trust: the settings of nodes and cluster DNS."""
+    return [
         {
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": {"name": SETTINGS_NAME, "namespace": NAMESPACE},
             "data": {"settings": json.dumps(settings.to_json(), sort_keys=True)},
-        }
+        },
+        *dns_objects,
     ]
-    if inventory.config.control_plane.coredns.enabled:
-        objects += dns.objects(str(inventory.config.networking.dns_address))
-    return objects
+
+
+def superseded_in(api: KubernetesApi, inventory: Inventory) -> list[Change]:
+    """Return the deletions of what the other kind of cluster DNS left. Raises ApiError, OSError."""
+    found = []
+    for body in _superseded(inventory):
+        with contextlib.suppress(NotFound):
+            api.get(path_of(body))
+            found.append(Change(key_of_object(body), "delete", {}, None))
+    return found
+
+
+def remove_superseded(
+    api: KubernetesApi, machine: str, inventory: Inventory, planned: Sequence[Change]
+) -> None:
+    """Remove what the other kind of cluster DNS left, if the plan says that there is any. Raises StepError."""
+    bodies = _superseded(inventory)
+    if not {key_of_object(body) for body in bodies} & {c.key for c in planned if c.action == "delete"}:
+        return
+    try:
+        if inventory.config.control_plane.coredns.embedded:
+            # First: without a selector nobody keeps them, and they name pods that go now.
+            collection = path_of(dns.endpoint_slice()).rpartition("/")[0]
+            left = api.list(collection, labelSelector=dns.SLICES_OF_PODS)["items"]
+            paths_left = [f"{collection}/{found['metadata']['name']}" for found in left]
+        else:
+            paths_left = []
+        for path in [*paths_left, *map(path_of, bodies)]:
+            with contextlib.suppress(NotFound):
+                api.delete(path, propagationPolicy="Background")
+    except (ApiError, OSError) as error:
+        raise StepError(machine, "remove the other kind of CoreDNS", str(error)) from error
+
+
+def _superseded(inventory: Inventory) -> list[dict[str, Any]]:
+    if inventory.config.control_plane.coredns.embedded:
+        return dns_deployment.superseded()
+    return [dns.endpoint_slice()]
 
 
 def addon_objects(inventory: Inventory, pki: PkiDirectory, image: str) -> list[dict[str, Any]]:

@@ -12,7 +12,9 @@ from freehold_agent.contract.join_document import JoinDocument, Network
 from freehold_agent.contract.paths import API_PORT, ARTIFACT_PORT, JOIN_PORT
 from freehold_bootstrap.cluster_settings import ClusterSettings
 from freehold_bootstrap.pki_directory import PkiDirectory
+from freehold_installer.bundle import coredns_image
 from freehold_installer.config import Host, Inventory
+from freehold_installer.desired import dns, dns_deployment
 from freehold_installer.desired.control_plane_context import ControlPlaneContext
 from freehold_installer.phases import release, trust
 
@@ -52,6 +54,23 @@ class ClusterState:
         if not self.inventory.config.deploy.metrics_server.enabled:
             return ""
         return self.manifest.entry(release.METRICS_SERVER_IMAGE).image
+
+    def dns_objects(self) -> list[dict[str, Any]]:
+        """Return the objects of cluster DNS."""
+        networking = self.inventory.config.networking
+        coredns = self.inventory.config.control_plane.coredns
+        if coredns.embedded:
+            return dns.objects(str(networking.dns_address))
+        resolvers = [self.seen[host.name].facts.get("nameservers") for host in self.inventory.nodes]
+        return dns_deployment.objects(
+            str(networking.dns_address),
+            networking.cluster_domain,
+            self.manifest.entry(coredns_image.ENTRY).image,
+            coredns.deployment,
+            nodes=len(resolvers),
+            # CoreDNS does not start when it is told to ask resolvers and its node knows none.
+            forward=bool(resolvers) and all(resolvers),
+        )
 
     def settings(self) -> ClusterSettings:
         """Return what all node documents say alike."""

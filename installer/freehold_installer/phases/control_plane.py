@@ -102,8 +102,9 @@ def _access(lane: Lane, state: ClusterState, plan: Plan, started: Started) -> No
         access.apply(api, lane.name, [body for _, body in access.changes_in(api, trusted)])
     leave.expel_pending(lane.run, api)
     lane.signal(API, lane.host.name)
-    needed = access.base_objects(state.inventory, state.settings())
+    needed = access.base_objects(state.settings(), state.dns_objects())
     access.apply(api, lane.name, [body for _, body in access.changes_in(api, needed)])
+    access.remove_superseded(api, lane.name, state.inventory, plan.objects)
     api.close()
 
 

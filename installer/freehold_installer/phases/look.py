@@ -40,10 +40,18 @@ def state_of(run: Run) -> ClusterState:
     for name, host in run.inventory.hosts.items():
         found = preflight.problems(run.inventory, host, seen[name].facts, installed=seen[name].installed)
         failures += [UnfitError(f"{name}: {problem}") for problem in found]
+        if "node" in seen[name].owners and not run.inventory.is_node(host):
+            failures.append(
+                UnfitError(
+                    f"{name} is a node, and standalone.joinNode.enabled is false now",
+                    hint="a control plane cannot stop being a node yet: let it be true, or reset all machines first",
+                )
+            )
     differences = {name: seen[name].ahead for name in run.inventory.hosts}
     failures += [UnfitError(problem, hint=clocks.HINT) for problem in clocks.problems(differences)]
     pki = PkiDirectory(str(run.state_dir.pki))
     failures += _of_another_cluster(run, pki, seen)
+    failures += _of_another_network(run, seen)
     if failures:
         raise joined(failures)
     architectures = {name: seen[name].facts["architecture"] for name in seen}
@@ -53,6 +61,8 @@ def state_of(run: Run) -> ClusterState:
         config.control_plane.distro.k8s.version,
         architectures,
         metrics_server=config.deploy.metrics_server.enabled,
+        unwanted=release.unwanted(config),
+        coredns_image=not config.control_plane.coredns.embedded,
     )
     return ClusterState(run.inventory, pki, manifest, seen)
 
@@ -77,6 +87,23 @@ def _of_another_cluster(run: Run, pki: PkiDirectory, seen: Mapping[str, Seen]) -
     ]
 
 
+def _of_another_network(run: Run, seen: Mapping[str, Seen]) -> list[FreeholdError]:
+    """Refuse to change the pod network under running pods, and to leave Services' rules of a kube-proxy behind."""
+    deploy = run.inventory.config.deploy
+    hint = "it cannot be changed yet: put the key back, or reset all machines first"
+    found = []
+    for name in run.inventory.hosts:
+        document = seen[name].document
+        if document is None:
+            continue
+        if document.network.flannel != deploy.cni.flannel.enabled:
+            state = "has" if document.network.flannel else "has not"
+            found.append(UnfitError(f"{name} {state} flannel, against deploy.cni.flannel.enabled", hint=hint))
+        if document.network.kube_proxy and not deploy.kube_proxy.enabled:
+            found.append(UnfitError(f"{name} has kube-proxy, against deploy.kubeProxy.enabled", hint=hint))
+    return list(found)
+
+
 def plan_of(run: Run, state: ClusterState) -> Plan:
     """Return what apply would do. Writes nothing anywhere."""
     control = {host.name: host for host in state.inventory.control_planes}
@@ -89,7 +116,11 @@ def plan_of(run: Run, state: ClusterState) -> Plan:
             parts.append(_control_plan(machine, state, host))
         if machine.name in node_names:
             parts.append(_node_plan(machine, state, host))
-        return _merged(machine.name, parts, preflight.notes(state.seen[machine.name].facts))
+        return _merged(
+            machine.name,
+            parts,
+            preflight.notes(state.seen[machine.name].facts, node=machine.name in node_names),
+        )
 
     machines = run.each(one)
     return Plan(
@@ -149,7 +180,7 @@ def _object_changes(run: Run, state: ClusterState, machines: tuple[MachinePlan, 
     """Return the changes in the API: all objects when it does not run yet, else those that differ."""
     objects = [
         *access.all_trust_objects(),
-        *access.base_objects(state.inventory, state.settings()),
+        *access.base_objects(state.settings(), state.dns_objects()),
         *access.addon_objects(state.inventory, state.pki, state.metrics_server_image),
         *access.manifests(state.inventory),
     ]
@@ -177,7 +208,9 @@ def _object_changes(run: Run, state: ClusterState, machines: tuple[MachinePlan, 
             Change(f"object:Pod kube-system/{pod}", "delete", {}, None, "of a run that was killed")
             for pod in verify.probe_pods(api)
         ]
-        return [*(change for change, _ in access.changes_in(api, objects)), *leftovers, *admissions]
+        removals = access.superseded_in(api, state.inventory)
+        changes = (change for change, _ in access.changes_in(api, objects))
+        return [*changes, *removals, *leftovers, *admissions]
     except (OSError, ApiError) as error:
         # It is down: apply will start it and look again.
         if any(change.key == "unit:kube-apiserver.service" for m in machines for change in m.changes):

@@ -22,26 +22,28 @@ def problems(inventory: Inventory, host: Host, facts: Mapping[str, Any], *, inst
 
     `installed`: freehold has a record on the machine, so its own ports and files are no obstacle.
     """
+    is_node, control = inventory.is_node(host), host.is_control_plane
     found = [
-        *fitness.system(facts),
-        *fitness.selinux(facts),
-        *fitness.tools(facts),
+        *fitness.system(facts, node=is_node),
+        *(fitness.selinux(facts) if is_node else ()),
+        *fitness.tools(facts, node=is_node),
         *fitness.strangers(facts),
     ]
     found += _addresses(inventory, host, facts)
-    control = host.is_control_plane
+    if not is_node:
+        found += _pods_out_of_reach(inventory, facts)
     if not installed:
         found += fitness.linked(facts, control)
         ports = _ports(inventory, host)
         found += fitness.ports_in_use(facts, ports)
-        pods = [str(inventory.config.networking.pod_cidr)]
+        pods = [str(inventory.config.networking.pod_cidr)] if is_node else []
         found += firewall.problems(facts, host.internal_address, ports, pods)
         found += fitness.room(facts, MEMORY[control], DISK[control])
     networking = inventory.config.networking
-    networks = [
-        ("networking.podCIDR", str(networking.pod_cidr)),
-        ("networking.serviceCIDR", str(networking.service_cidr)),
-    ]
+    networks = [("networking.serviceCIDR", str(networking.service_cidr))]
+    # On a node whose pod network is the operator's, routes to pods are that one's.
+    if not installed or inventory.config.deploy.cni.flannel.enabled:
+        networks.insert(0, ("networking.podCIDR", str(networking.pod_cidr)))
     mask = networking.node_cidr_mask_size
     found += fitness.overlaps(
         facts,
@@ -55,8 +57,10 @@ def problems(inventory: Inventory, host: Host, facts: Mapping[str, Any], *, inst
     return found
 
 
-def notes(facts: Mapping[str, Any]) -> list[str]:
+def notes(facts: Mapping[str, Any], *, node: bool = True) -> list[str]:
     """Return what is done differently on this machine because of its facts, one sentence each."""
+    if not node:
+        return ["no node: the API server reaches pods by a route through each node"]
     found = []
     if not facts["default_route"] and not facts.get("default_route_v6"):
         found.append(
@@ -89,6 +93,24 @@ def notes(facts: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def _pods_out_of_reach(inventory: Inventory, facts: Mapping[str, Any]) -> list[str]:
+    """Return the nodes that a control plane that is no node has no network with (docs/adr/0016)."""
+    networks = [
+        ipaddress.ip_interface(address).network
+        for interface in facts["interfaces"]
+        for address in interface["addresses"]
+    ]
+    far = [
+        f"{host.name} ({host.internal_address})"
+        for host in inventory.nodes
+        if not any(ipaddress.ip_address(str(host.internal_address)) in network for network in networks)
+    ]
+    if not far:
+        return []
+    said = f"it is no node and reaches pods by routes through their nodes, but has no network with {', '.join(far)}"
+    return [f"{said}: give them an internalAddress in one network, or leave standalone.joinNode.enabled true"]
+
+
 def _is_local(server: str) -> bool:
     try:
         return ipaddress.ip_address(server.partition("%")[0]).is_loopback
@@ -103,7 +125,7 @@ def _ports(inventory: Inventory, host: Host) -> list[Port]:
     if host.is_control_plane:
         dns = config.control_plane.coredns
         found += control_plane_ports(dns.enabled and dns.embedded)
-    if host.name in {node.name for node in inventory.nodes}:
+    if inventory.is_node(host):
         flannel = config.deploy.cni.flannel
         vxlan = flannel.enabled and flannel.backend == "vxlan"
         found += node_ports(config.deploy.kube_proxy.enabled, vxlan)

@@ -2,12 +2,14 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from freehold_agent.contract.artifacts import ArtifactEntry, Manifest
+from freehold_installer.bundle.coredns_image import stored_coredns_image
 from freehold_installer.bundle.store import Store
 from freehold_installer.bundle.zipapps import stored_zipapps
+from freehold_installer.config.cluster import ClusterConfig
 from freehold_installer.errors import UnfitError
 
 METRICS_SERVER_IMAGE = "images/metrics-server.tar"
@@ -15,10 +17,30 @@ SHIPPED = frozenset(("control-plane", "node"))
 """Roles whose files go to machines; `operator` and `test` stay here."""
 
 
+def unwanted(config: ClusterConfig) -> set[str]:
+    """Return the programs of the bundle that this cluster does without."""
+    found = set()
+    if not config.deploy.cni.flannel.enabled:
+        found.add("bin/flanneld")
+    if not config.deploy.kube_proxy.enabled:
+        found.add("bin/kube-proxy")
+    if not config.control_plane.coredns.embedded:
+        found.add("bin/coredns")
+    return found
+
+
 def manifest_for(
-    store: Store, release: str, architectures: dict[str, str], *, metrics_server: bool
+    store: Store,
+    release: str,
+    architectures: dict[str, str],
+    *,
+    metrics_server: bool,
+    unwanted: Collection[str] = (),
+    coredns_image: bool = False,
 ) -> Manifest:
-    """Return what is installed on machines of these architectures (machine -> architecture).
+    """Return what is installed on machines of these architectures (machine -> architecture), without `unwanted`.
+
+    The image of CoreDNS is made when it is asked for.
 
     Raises BundleError when the bundle was not built, UnfitError when machines differ.
     """
@@ -27,10 +49,12 @@ def manifest_for(
         listing = ", ".join(f"{name} {kind}" for name, kind in architectures.items())
         raise UnfitError(f"machines of several architectures in one cluster are not possible yet: {listing}")
     bundle = store.load_manifest(release, kinds[0])
-    unwanted = set() if metrics_server else {METRICS_SERVER_IMAGE}
-    shipped = [entry for entry in bundle.entries if set(entry.roles) & SHIPPED and entry.name not in unwanted]
-    zipapps = stored_zipapps(store).values()
-    entries = tuple(sorted((*shipped, *zipapps), key=lambda entry: entry.name))
+    left_out = {*unwanted, *(() if metrics_server else (METRICS_SERVER_IMAGE,))}
+    shipped = [entry for entry in bundle.entries if set(entry.roles) & SHIPPED and entry.name not in left_out]
+    made = [*stored_zipapps(store).values()]
+    if coredns_image:
+        made.append(stored_coredns_image(store, bundle))
+    entries = tuple(sorted((*shipped, *made), key=lambda entry: entry.name))
     return dataclasses.replace(bundle, entries=entries, build=_digest(entries))
 
 

@@ -46,12 +46,24 @@ def status(run: Run) -> dict[str, Any]:
 
 def units_of(inventory: Inventory, machine: str) -> list[str]:
     """Return the units that freehold runs on a machine, without `.service`, in start order."""
-    planes = {host.name for host in inventory.control_planes}
-    nodes = {host.name for host in inventory.nodes}
-    return [
-        *(UNITS["control"] if machine in planes else ()),
-        *(UNITS["node"] if machine in nodes else ()),
+    host = inventory.hosts[machine]
+    is_node = inventory.is_node(host)
+    deploy = inventory.config.deploy
+    absent = {
+        name
+        for name, enabled in (
+            ("flannel", deploy.cni.flannel.enabled),
+            ("kube-proxy", deploy.kube_proxy.enabled),
+            ("coredns", inventory.config.control_plane.coredns.embedded),
+        )
+        if not enabled
+    }
+    names = [
+        *(UNITS["control"] if host.is_control_plane else ()),
+        *(("freehold-pod-routes",) if host.is_control_plane and not is_node else ()),
+        *(UNITS["node"] if is_node else ()),
     ]
+    return [name for name in names if name not in absent]
 
 
 def _nodes(run: Run) -> tuple[list[dict[str, Any]] | None, str]:

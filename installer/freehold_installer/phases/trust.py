@@ -48,6 +48,7 @@ def machine_requests(inventory: Inventory, host: Host) -> Sequence[CertificateRe
         [str(config.networking.service_cidr)],
         config.networking.cluster_domain,
         [str(name) for name in config.control_plane.proxy.extra_sans],
+        node=inventory.is_node(host),
     )
 
 

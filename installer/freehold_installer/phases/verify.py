@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import stamina
+
 from freehold_agent.machine.kubernetes_api import ApiError, KubernetesApi, NotFound
 from freehold_installer.engine.lanes import Lane
 from freehold_installer.errors import StepError
@@ -18,6 +20,17 @@ from freehold_installer.phases.cluster_state import ClusterState
 NODES = "/api/v1/nodes"
 PODS = "/api/v1/namespaces/kube-system/pods"
 LABEL = "freehold.io/verify"
+NETWORK_MISSING = "container runtime network not ready"
+"""How a kubelet's message begins when there is no CNI configuration."""
+NO_NETWORK = (
+    "{} not Ready: a pod network of yours is waited for, because deploy.cni.flannel.enabled is false. "
+    "Nodes become Ready by themselves when it has come (freehold status); pods were not tried"
+)
+NO_PROXY = (
+    "Services were not tried: deploy.kubeProxy.enabled is false, so a proxy of yours makes them reachable"
+)
+CLOSED_PORT = 9
+"""Nobody listens there in a probe pod."""
 TIMEOUT = 120.0
 """Seconds for each of: nodes Ready, probe pods running, answers from them."""
 
@@ -26,29 +39,43 @@ def run(lane: Lane, state: ClusterState) -> None:
     """Watch until everything works. Raises StepError naming what is missing and why."""
     api = access.api_of(lane.machine, lane.host.internal_address, state.pki, trust.ADMIN)
     names = [host.name for host in state.inventory.nodes]
+    if not names:
+        lane.step("no node yet")
+        return
     try:
         lane.step("nodes Ready")
-        _wait_for_nodes(api, lane.name, names)
+        deploy = state.inventory.config.deploy
+        waiting = _wait_for_nodes(api, lane.name, names, own_network=deploy.cni.flannel.enabled)
+        if waiting:
+            lane.run.note(NO_NETWORK.format(", ".join(waiting)), "warning")
+            return
         lane.step("names and Services from pods")
         _probe(lane, state, api, names)
+        if not deploy.kube_proxy.enabled:
+            lane.run.note(NO_PROXY, "warning")
     except (ApiError, OSError) as error:
         raise StepError(lane.name, "verify", str(error)) from error
     finally:
         api.close()
 
 
-def _wait_for_nodes(api: KubernetesApi, machine: str, names: list[str]) -> None:
+def _wait_for_nodes(api: KubernetesApi, machine: str, names: list[str], *, own_network: bool) -> list[str]:
+    """Return the nodes that lack nothing but a pod network which is not ours to bring; wait for the others."""
     reasons = dict.fromkeys(names, "not registered")
+
+    def without_network(name: str) -> bool:
+        return not own_network and reasons[name].startswith(NETWORK_MISSING)
 
     def ready(node: Mapping[str, Any]) -> bool:
         reasons[node["metadata"]["name"]] = _why_not_ready(node)
-        return not any(reasons[name] for name in names)
+        return all(not reasons[name] or without_network(name) for name in names)
 
     if not _watch_until(api, NODES, {}, ready):
         waiting = "; ".join(f"{name}: {reasons[name]}" for name in names if reasons[name])
         raise StepError(
             machine, "wait for nodes", waiting, hint="journalctl -u kubelet on that machine says why"
         )
+    return [name for name in names if reasons[name]]
 
 
 def _why_not_ready(node: Mapping[str, Any]) -> str:
@@ -74,6 +101,11 @@ def _probe(lane: Lane, state: ClusterState, api: KubernetesApi, names: list[str]
         for pod, node in pods.items():
             api.create(PODS, _pod(pod, node, image))
         addresses = _wait_for_pods(api, lane.name, pods)
+        if not state.inventory.is_node(lane.host):
+            for pod in pods:
+                _wait_for_way(api, lane.name, pod)
+        if not state.inventory.config.deploy.kube_proxy.enabled:
+            return
         networking = state.inventory.config.networking
         request = {
             "verb": "probe",
@@ -89,6 +121,40 @@ def _probe(lane: Lane, state: ClusterState, api: KubernetesApi, names: list[str]
         lane.run.each(ask, names)
     finally:
         _remove(api, pods)
+
+
+def _wait_for_way(api: KubernetesApi, machine: str, pod: str) -> None:
+    """Return once the API server gets an answer from a pod's address: that nobody listens there is one.
+
+    Webhooks and aggregated APIs go this way. Raises StepError.
+    """
+    try:
+        for attempt in stamina.retry_context(
+            on=_NoWayError, attempts=None, timeout=TIMEOUT, wait_initial=0.05, wait_max=1.0
+        ):
+            with attempt:
+                _try_the_way(api, pod)
+    except _NoWayError as error:
+        raise StepError(
+            machine,
+            "reach pods from the API server",
+            f"{pod}: {error}",
+            hint="journalctl -u freehold-pod-routes on that machine, and `ip route` there",
+        ) from error
+
+
+class _NoWayError(Exception):
+    pass
+
+
+def _try_the_way(api: KubernetesApi, pod: str) -> None:
+    try:
+        api.get(f"{PODS}/{pod}:{CLOSED_PORT}/proxy/")
+    except ApiError as error:
+        if "connection refused" not in error.message:
+            raise _NoWayError(error.message) from error
+    except OSError as error:
+        raise _NoWayError(str(error)) from error
 
 
 def _pod(pod: str, node: str, image: str) -> dict[str, Any]:

@@ -53,6 +53,13 @@ def test_a_slice_is_written_once() -> None:
     assert bench.addresses() == ["10.73.0.11", "10.73.0.12"]
 
 
+def test_a_server_on_a_machine_that_is_no_node_names_none() -> None:
+    """Its address is published without a Node that does not exist."""
+    bench = Bench(DnsServer("", "10.73.0.11", "http://one/ready"))
+    assert bench.steps(3) == 1
+    assert "nodeName" not in bench.api.objects[SLICE]["endpoints"][0]
+
+
 def test_a_server_that_fails_twice_goes_and_comes_back_at_once() -> None:
     """One missed probe is no reason to write; two are; one success brings the server back."""
     bench = Bench(ONE, TWO)

@@ -13,6 +13,41 @@ def a_cluster(config="", workers=1, **hosts):
     return "\n".join([*lines, f"config: {{{config}}}", ""])
 
 
+NO_NODE = "controlPlane: {standalone: {joinNode: {enabled: false%s}}}"
+
+
+def test_a_control_plane_without_a_node_is_none():
+    """It takes no part of the pods' network, and is not among the nodes."""
+    inventory = loads(a_cluster(NO_NODE % "", workers=2))
+    assert [host.name for host in inventory.nodes] == ["w0", "w1"]
+    small = "networking: {podCIDR: 10.244.0.0/23}, "
+    assert loads(a_cluster(small + NO_NODE % "", workers=2)).max_nodes == 2
+
+
+def test_a_backend_of_a_flannel_that_is_not_there():
+    """A setting without effect is an error, not silence."""
+    found = errors(a_cluster("deploy: {cni: {flannel: {enabled: false, backend: host-gw}}}"))
+    assert found == {"config.deploy.cni.flannel.backend": "flannel is not enabled"}
+
+
+def test_pods_of_a_coredns_that_is_a_unit():
+    """Settings of pods say nothing while CoreDNS is embedded, which is the default."""
+    found = errors(a_cluster("controlPlane: {coredns: {deployment: {replicas: 2}}}"))
+    assert list(found) == ["config.controlPlane.coredns.deployment"]
+    coredns = "controlPlane: {coredns: {embedded: false, deployment: {resources: {limits: {memory: %s}}}}}"
+    assert loads(a_cluster(coredns % "1Gi")).config.control_plane.coredns.deployment.replicas == 1
+    assert "64Mi or 2Gi" in next(iter(errors(a_cluster(coredns % "1G")).values()))
+
+
+def test_what_is_asked_of_a_node_that_is_none_is_an_error():
+    """Labels and taints of a control plane that has no Node are refused where they stand."""
+    found = errors(a_cluster(NO_NODE % ", labels: {a: b}, taints: [{key: c, effect: NoSchedule}]"))
+    join_node = "config.controlPlane.standalone.joinNode."
+    assert set(found) == {join_node + "labels", join_node + "taints"}
+    text = a_cluster(NO_NODE % "").replace("roles: [control-plane]", "roles: [control-plane], labels: {a: b}")
+    assert set(errors(text)) == {"hosts.cp1.labels"}
+
+
 def errors(text):
     """Return key -> what is said of it."""
     with pytest.raises(InventoryError) as caught:

@@ -1,13 +1,14 @@
 """The flags and files of a control plane: nothing insecure, everything that must be on is on."""
 
 import configparser
+import json
 import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from tests.support.a_control_plane import INVENTORY, a_context
+from tests.support.a_control_plane import INVENTORY, WITHOUT_NODE, a_context
 
 from freehold_agent.contract import paths
 from freehold_agent.contract.resources import Directory, File, Resource, Unit, User
@@ -40,6 +41,29 @@ def flags(resources: list[Resource], name: str) -> dict[str, str]:
     """Return the arguments of a program's unit as `name -> value`."""
     words = shlex.split(unit_file(resources, name)["Service"]["ExecStart"])
     return dict(word[2:].partition("=")[::2] for word in words[1:] if word.startswith("--"))
+
+
+def test_a_control_plane_that_is_no_node_keeps_routes_to_pods() -> None:
+    """One more unit: as a user of its own with the one right it needs, and the cluster's pod networks."""
+    resources = control_plane_resources(a_context(loads(WITHOUT_NODE)))
+    unit = unit_file(resources, "freehold-pod-routes")["Service"]
+    assert unit["User"] == "freehold-pod-routes"
+    assert unit["AmbientCapabilities"] == unit["CapabilityBoundingSet"] == "CAP_NET_ADMIN"
+    settings = json.loads(files(resources)["/etc/freehold/pod-routes.json"].content)
+    assert settings["pod_cidrs"] == ["10.244.0.0/16"]
+    assert settings["certificate"] in files(resources)
+    dns = json.loads(files(resources)["/etc/freehold/controller.json"].content)["dns"]
+    assert [server["node"] for server in dns] == [""]
+
+
+def test_a_control_plane_that_is_a_node_keeps_no_routes(resources: list[Resource]) -> None:
+    """flannel does."""
+    assert not any("pod-routes" in path for path in files(resources))
+
+
+def test_the_api_server_needs_no_service_address(resources: list[Resource]) -> None:
+    """Webhooks and aggregated APIs are reached at their pods, so no kube-proxy is needed beside it."""
+    assert flags(resources, "kube-apiserver")["enable-aggregator-routing"] == "true"
 
 
 def test_nothing_is_insecure(resources: list[Resource]) -> None:

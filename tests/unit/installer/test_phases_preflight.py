@@ -7,6 +7,7 @@ import copy
 from typing import Any
 
 import pytest
+from tests.support.a_control_plane import WITHOUT_NODE
 
 from freehold_agent.contract import paths, ports
 from freehold_installer.config import Inventory, loads
@@ -94,6 +95,57 @@ def test_a_distribution_that_works_has_no_problem(
 ) -> None:
     """Nothing is asked of a machine that its distribution's own packages do not give."""
     assert problems(inventory, facts, host) == []
+
+
+def a_cluster_without_its_node(worker: str = "10.73.0.12") -> Inventory:
+    return loads(WITHOUT_NODE.replace("10.73.0.12", worker))
+
+
+def test_a_control_plane_that_is_no_node_needs_little() -> None:
+    """Neither packet filter nor container tools nor modules are asked of it; a worker needs them still."""
+    bare = changed(
+        kernel="5.4.0",
+        tools={**dict.fromkeys(DEBIAN_12["tools"], None), "ip": "/sbin/ip", "systemctl": "/bin/systemctl"},
+        modules=dict.fromkeys(DEBIAN_12["modules"], "absent"),
+        listening=[{"port": 10250, "protocol": "tcp", "address": "0.0.0.0", "process": "other"}],
+    )
+    inventory = a_cluster_without_its_node()
+    assert problems(inventory, bare, "cp1") == []
+    assert len(problems(inventory, bare, "w1")) >= 5
+    (problem,) = problems(inventory, changed(tools={"ip": None}), "cp1")
+    assert "iproute2" in problem
+
+
+def test_a_control_plane_that_is_no_node_shares_a_network_with_nodes() -> None:
+    """A node that only a router connects is refused: no route through it reaches its pods."""
+    (problem,) = problems(a_cluster_without_its_node("10.74.0.12"), DEBIAN_12, "cp1")
+    assert "w1 (10.74.0.12)" in problem
+    assert "standalone.joinNode.enabled" in problem
+
+
+def test_the_plan_says_that_a_control_plane_is_no_node() -> None:
+    """One note instead of those about kubelets and pods."""
+    (note,) = preflight.notes(LAB, node=False)
+    assert "no node" in note
+
+
+def test_routes_of_another_pod_network_are_its_own() -> None:
+    """On a node without flannel a route to pods is no obstacle later; one to Services always is."""
+    text = INVENTORY + "config: {deploy: {cni: {flannel: {enabled: false}}}}\n"
+    pods = {"destination": "10.244.3.0/24", "device": "cilium_host", "protocol": 3, "via": None}
+    services = {**pods, "destination": "10.96.0.0/16"}
+    for routes, installed, count in (([pods], True, 0), ([pods], False, 1), ([services], True, 1)):
+        facts = changed(routes=[*DEBIAN_12["routes"], *routes])
+        assert len(problems(loads(text), facts, installed=installed)) == count, routes
+    assert len(problems(loads(INVENTORY), changed(routes=[pods]), installed=True)) == 1
+
+
+def test_the_port_of_kube_proxy_is_free_for_another() -> None:
+    """Without our kube-proxy whoever holds its port is no obstacle."""
+    facts = changed(listening=[{"port": 10256, "protocol": "tcp", "address": "0.0.0.0", "process": "x"}])
+    text = INVENTORY + "config: {deploy: {kubeProxy: {enabled: false}}}\n"
+    assert problems(loads(text), facts) == []
+    assert len(problems(loads(INVENTORY), facts)) == 1
 
 
 def test_an_old_distribution_is_told_everything_at_once(inventory: Inventory) -> None:
