@@ -85,6 +85,9 @@ class _Leave:
             self._step("interface", lambda: network.remove_links(machine.run))
             self._step("table", lambda: network.remove_tables(machine.run))
             self._step("chain", lambda: iptables.remove_chains(machine.run))
+        elif owners:
+            # A control plane that is no node: tables of such programs are not from here.
+            self._step("table", lambda: network.remove_tables(machine.run, (network.OWN_TABLE,)))
         if owners:
             self._step("slice", self._stop_slices)
             self._step("cgroup", lambda: processes.remove_cgroups(machine.cgroups))

@@ -2,7 +2,7 @@
 
 import ipaddress
 import json
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Collection, Dict, List, Sequence, Tuple
 
 from freehold_agent.contract.paths import ROUTE_PROTOCOL
 from freehold_agent.errors import StepFailed
@@ -12,8 +12,9 @@ Runner = Callable[..., str]
 
 BRIDGE = "cni0"
 LINKS = (BRIDGE, "flannel.1", "flannel-v6.1")
+OWN_TABLE = "freehold"
 TABLES = frozenset(
-    ("kube-proxy", "flannel-ipv4", "flannel-ipv6", "cni_hostport", "cni_plugins_masquerade", "freehold")
+    ("kube-proxy", "flannel-ipv4", "flannel-ipv6", "cni_hostport", "cni_plugins_masquerade", OWN_TABLE)
 )
 
 
@@ -35,15 +36,15 @@ def remove_links(runner: Runner = run) -> List[str]:
     return ours
 
 
-def remove_tables(runner: Runner = run) -> List[str]:
-    """Remove the tables of kube-proxy, flannel and the CNI plugins; return them. Raises StepFailed."""
+def remove_tables(runner: Runner = run, names: Collection[str] = TABLES) -> List[str]:
+    """Remove our own table and those of kube-proxy, flannel and the CNI plugins; return them. Raises StepFailed."""
     try:
         listing = runner(["nft", "list", "tables"], timeout=15)
     except ProgramFailed as error:
         if error.status is None:
             return []  # no nft on this machine, so no tables either
         raise StepFailed("table:", "cannot list packet filter tables: {}".format(error.output)) from error
-    ours = [table for table in parse_tables(listing) if table[1] in TABLES]
+    ours = [table for table in parse_tables(listing) if table[1] in names]
     if ours:
         program = "".join("delete table {} {}\n".format(*table) for table in ours)
         _do(["nft", "-f", "-"], "table:" + ours[0][1], runner, stdin=program.encode())

@@ -94,7 +94,7 @@ def notes(facts: Mapping[str, Any], *, node: bool = True) -> list[str]:
 
 
 def _pods_out_of_reach(inventory: Inventory, facts: Mapping[str, Any]) -> list[str]:
-    """Return the nodes that a control plane that is no node has no network with (docs/adr/0016)."""
+    """Return the nodes that a control plane that is no node has no network with (docs/adr/0017)."""
     networks = [
         ipaddress.ip_interface(address).network
         for interface in facts["interfaces"]

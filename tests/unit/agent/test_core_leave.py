@@ -94,6 +94,8 @@ def test_only_our_tables_go():
     )
     assert network.remove_tables(runner) == ["ip kube-proxy", "ip6 kube-proxy"]
     assert runner.calls[1:] == ["nft -f -"]
+    runner = Programs(nft_list="table inet freehold\ntable ip kube-proxy\n")
+    assert network.remove_tables(runner, (network.OWN_TABLE,)) == ["inet freehold"]
     assert network.remove_tables(Programs(nft=ProgramFailed(["nft"], None, "program not found"))) == []
 
 
