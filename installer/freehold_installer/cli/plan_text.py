@@ -48,7 +48,8 @@ def lines(plan: Plan, *, verbose: bool = False) -> Iterator[Line]:
     if plan.objects:
         yield "title", "Kubernetes objects"
         for change in plan.objects:
-            yield _kind(change), f"  {SIGNS[change.action]} {change.title or change.key}"
+            why = f" ({change.title})" if change.title else ""
+            yield _kind(change), f"  {SIGNS[change.action]} {change.key.removeprefix('object:')}{why}"
     yield from (("note", f"note: {note}") for note in plan.notes)
     yield from _others(plan)
     yield "summary", summary(plan)
