@@ -4,12 +4,13 @@ An installer that is interrupted or killed closes its end of our output. Without
 at the next line we say: a unit's slow restart later, the machine's lock held all the while.
 """
 
+import contextlib
 import os
 import select
 import signal
 import threading
 from types import FrameType
-from typing import Optional
+from typing import Iterator, Optional
 
 SIGNAL = signal.SIGUSR1
 
@@ -31,6 +32,19 @@ def end_with_the_caller(output: int) -> None:
             signal.pthread_kill(main, SIGNAL)
 
     threading.Thread(target=watch, name="caller", daemon=True).start()
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let a short piece of work end first: a `useradd` killed half-way leaves locks beside the machine's passwd file.
+
+    In the main thread; in others nothing is ever interrupted.
+    """
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {SIGNAL})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _gone(_number: int, _frame: Optional[FrameType]) -> None:

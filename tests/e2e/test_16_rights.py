@@ -112,7 +112,7 @@ def test_a_node_gets_no_credential_of_others(worker: ApiFromMachine) -> None:
         f"{nodes}/configmaps/cluster-settings",
         f"{nodes}/secrets",
         "/api/v1/namespaces/kube-system/secrets",
-        "/api/v1/namespaces/kube-system/secrets/metrics-server-tls",
+        f"/api/v1/namespaces/kube-system/secrets/bootstrap-token-{worker.machine}",
         "/apis/rbac.authorization.k8s.io/v1/clusterroles",
     )
     assert worker.statuses(foreign) == dict.fromkeys(foreign, FORBIDDEN)

@@ -48,7 +48,8 @@ def classes(cluster: Cluster, kubectl: Kubectl) -> Iterator[None]:
     # What Retain keeps is the operator's, so no reset would remove it either.
     for node in cluster.nodes:
         cluster.run(
-            node, "rm -rf /srv/kept; ! mountpoint -q /mnt/small || umount --lazy /mnt/small; rm -rf /mnt/small"
+            node,
+            "rm -rf /srv/kept; ! mountpoint -q /mnt/small || umount --lazy /mnt/small; rm -rf /mnt/small",
         )
 
 

@@ -42,12 +42,12 @@ def on(lab: Lab, machine: str, script: str) -> str:
 
 def test_bytes_that_are_not_what_they_should_be(freehold: Freehold, tmp_path: Path) -> None:
     """A machine refuses a damaged file whatever its times say; nobody waits for it, and the file is named."""
-    file = flip_a_byte(copied_store(tmp_path / "cache"), "bin/kube-scheduler")
+    file = flip_a_byte(copied_store(tmp_path / "cache"), "bin/coredns")
     os.utime(file, ns=(VERIFIED, VERIFIED))
     began = time.monotonic()
     answer = freehold("apply", "--yes", environment={"FREEHOLD_CACHE": str(tmp_path / "cache")})
     assert time.monotonic() - began < AT_ONCE
-    check_refused(answer, 3, "cp1: bin/kube-scheduler", "sha256", "freehold bundle verify")
+    check_refused(answer, 3, "cp1: bin/coredns", "sha256", "freehold bundle verify")
 
 
 def test_the_connection_is_lost(spare_lab: Lab, freehold: Freehold) -> None:

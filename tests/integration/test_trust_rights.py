@@ -124,7 +124,6 @@ def of_everybody(plane: ControlPlane, pending: str) -> list[Asked]:
         ("POST", f"{SYSTEM}/secrets", secret("mine")),
         ("POST", f"{ELSEWHERE}/secrets", secret("mine")),
         ("POST", f"{ELSEWHERE}/pods", pod("mine", "cp1")),
-        ("GET", "/api/v1/persistentvolumes", None),
         ("GET", "/apis/storage.k8s.io/v1/volumeattachments", None),
         (
             "DELETE",
@@ -143,6 +142,7 @@ def test_the_join_service_does_its_job_only(plane: ControlPlane, precious: str, 
     forbidden(
         api,
         *of_everybody(plane, pending),
+        ("GET", "/api/v1/persistentvolumes", None),
         ("GET", f"{SYSTEM}/secrets/{precious}", None),
         ("PUT", f"{SYSTEM}/secrets/{precious}", secret(precious)),
         ("PATCH", f"{SYSTEM}/secrets/{precious}", {"data": {}}),
@@ -214,6 +214,7 @@ def test_a_node_does_its_job_only(plane: ControlPlane, member: Machine, precious
     taint = [{"key": "mine", "value": "", "effect": "NoSchedule"}]
     asked: list[Asked] = [
         ("GET", others, None),
+        ("GET", "/api/v1/persistentvolumes", None),
         ("PATCH", others, {"metadata": {"annotations": {"a": "b"}}}),
         ("PATCH", f"{others}/status", {"metadata": {"annotations": {"a": "b"}}}),
         ("DELETE", others, None),
@@ -289,6 +290,7 @@ def test_a_bootstrap_token_asks_for_one_certificate_only(
         ("GET", JOIN_TOKENS, None),
         ("GET", "/api/v1/services", None),
         ("GET", "/api/v1/pods", None),
+        ("GET", "/api/v1/persistentvolumes", None),
         ("GET", "/api/v1/namespaces/kube-public/configmaps/cluster-info", None),
     )
 

@@ -4,6 +4,7 @@ import grp
 import pwd
 from typing import List, Optional
 
+from freehold_agent.caller import undisturbed
 from freehold_agent.contract.resources import Attributes, User, key_of
 from freehold_agent.errors import StepFailed
 from freehold_agent.machine.programs import ProgramFailed
@@ -26,7 +27,8 @@ def make_user(resource: User, machine: ThisMachine, present: bool) -> None:
         command = ["useradd", "--system", "--no-create-home", "--home-dir", resource.home]
         command += ["--shell", "/usr/sbin/nologin", *_group(resource.name), resource.name]
     try:
-        machine.run(command, timeout=30)
+        with undisturbed():
+            machine.run(command, timeout=30)
     except ProgramFailed as error:
         raise StepFailed(key_of(resource), "user {}: {}".format(resource.name, error.output)) from error
 
@@ -36,7 +38,8 @@ def remove_user(name: str, machine: ThisMachine) -> None:
     if observe_user(name) is None:
         return
     try:
-        machine.run(["userdel", name], timeout=30)
+        with undisturbed():
+            machine.run(["userdel", name], timeout=30)
     except ProgramFailed as error:
         raise StepFailed("user:" + name, "user {}: {}".format(name, error.output)) from error
 

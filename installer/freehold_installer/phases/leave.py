@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from freehold_agent.machine.kubernetes_api import ApiError, KubernetesApi, NotFound
-from freehold_bootstrap import documents, node_admission, node_record
+from freehold_bootstrap import documents, node_admission, node_record, volume_records
 from freehold_bootstrap.pki_directory import PkiDirectory
 from freehold_installer.engine.adapter import in_parallel
 from freehold_installer.engine.lanes import Lane, Phase
@@ -85,9 +85,17 @@ def expel_pending(run: Run, api: KubernetesApi) -> None:
 
 
 def expel(api: KubernetesApi, name: str) -> None:
-    """Take one node out of the cluster: token, Node, record, document. Raises ApiError, OSError."""
+    """Take one node out of the cluster: token, Node, record, document, lists of volumes. Raises ApiError, OSError.
+
+    Should its machine come back, the list is made anew from the PersistentVolumes.
+    """
     node_admission.finish(api, name)
-    for path in (f"/api/v1/nodes/{name}", node_record.record_path(name), documents.document_path(name)):
+    volumes = [
+        f"{node_record.RECORDS}/{volume_records.name_of(kind, name)}"
+        for kind in (volume_records.LIST, volume_records.REPORT)
+    ]
+    record, document = node_record.record_path(name), documents.document_path(name)
+    for path in (f"/api/v1/nodes/{name}", record, document, *volumes):
         with contextlib.suppress(NotFound):
             api.delete(path)
 

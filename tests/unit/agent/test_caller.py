@@ -9,14 +9,26 @@ AGENT = Path(__file__).parents[3] / "agent"
 PROGRAM = """
 import pathlib, subprocess, sys, time
 sys.path.insert(0, sys.argv[1])
-from freehold_agent import remote
+from freehold_agent import caller, remote
+
+note = pathlib.Path(sys.argv[2])
+ways = {
+    "sleep": lambda: time.sleep(60),
+    "program": lambda: subprocess.run(["sleep", "60"]),
+    "undisturbed": lambda: undisturbed(),
+}
+
+def undisturbed():
+    with caller.undisturbed():
+        subprocess.run(["sh", "-c", 'sleep 0.5; printf "ended by itself, " > "$0"', str(note)])
+    time.sleep(60)
 
 def verb(request, stream, tell):
     try:
         tell({"event": "begun"})
-        subprocess.run(["sleep", "60"]) if sys.argv[3] == "program" else time.sleep(60)
+        ways[sys.argv[3]]()
     finally:
-        pathlib.Path(sys.argv[2]).write_text("cleaned up")
+        note.write_text((note.read_text() if note.exists() else "") + "cleaned up")
 
 remote.VERBS["wait"] = verb
 sys.exit(remote.main({"verb": "wait"}))
@@ -50,6 +62,16 @@ def test_it_ends_while_it_waits(tmp_path: Path) -> None:
 def test_it_ends_while_a_program_runs(tmp_path: Path) -> None:
     """The wait for a slow program, a unit's restart, is interrupted too."""
     ends_in_order(tmp_path, "program")
+
+
+def test_what_must_end_by_itself_does(tmp_path: Path) -> None:
+    """A program whose half-done work would stay on the machine is waited for; then it ends all the same."""
+    with start(tmp_path, "undisturbed") as process:
+        assert process.stdout is not None
+        assert b"begun" in process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(20) == 1
+    assert (tmp_path / "note").read_text() == "ended by itself, cleaned up"
 
 
 def test_a_closed_input_is_no_reason_to_end(tmp_path: Path) -> None:
