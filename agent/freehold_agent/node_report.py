@@ -15,10 +15,10 @@ import time
 from typing import Any, Callable, Deque, Dict, Optional, Tuple
 
 from freehold_agent.contract import paths
+from freehold_agent.contract.conditions import DRIFT
 from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.machine.kubernetes_api import Conflict, KubernetesApi
 
-CONDITION = "FreeholdDrift"
 MANAGER = "freehold-agent"
 NOTHING = "AsDocumented"
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0
@@ -128,7 +128,7 @@ class NodeReport:
             when = _moment(self._now())
             same = known.get("status") == wanted[0]
             condition = {
-                "type": CONDITION,
+                "type": DRIFT,
                 "status": wanted[0],
                 "reason": wanted[1],
                 "message": wanted[2],
@@ -176,7 +176,7 @@ def shortened(message: str) -> str:
 
 def _condition_in(node: Dict[str, Any]) -> Dict[str, Any]:
     conditions = node.get("status", {}).get("conditions") or ()
-    return next((one for one in conditions if one.get("type") == CONDITION), {})
+    return next((one for one in conditions if one.get("type") == DRIFT), {})
 
 
 def _moment(seconds: float) -> str:

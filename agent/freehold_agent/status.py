@@ -48,6 +48,7 @@ def as_text(status: Dict[str, Any]) -> str:
             "valid until " + _moment(certificate["not_after"]) if certificate else "none"
         ),
     ]
+    lines += ["drift        " + one for one in agent.get("drift") or ()]
     lines += ["{:<12} {}".format(name, state) for name, state in status["units"].items()]
     return "\n".join(lines)
 
