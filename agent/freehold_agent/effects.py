@@ -51,8 +51,8 @@ class _Run:
 
     invocation: str = ""
     since: float = 0.0
-    had: Set[str] = field(default_factory=set)
     patience: float = PATIENCE
+    had: Set[str] = field(default_factory=set)
 
 
 class Effects:
@@ -79,19 +79,19 @@ class Effects:
             this_run = invocation(unit, self._host.root)
             if not this_run:
                 continue
-            followed = self._runs.setdefault(unit, _Run())
+            followed = self._runs.setdefault(unit, _Run(patience=_patience(unit)))
             if followed.invocation != this_run:
-                self._runs[unit] = followed = _Run(this_run, now, patience=followed.patience)
+                self._runs[unit] = followed = _Run(this_run, now, followed.patience)
             present = self._present(unit, wanted)
             if present is None or invocation(unit, self._host.root) != this_run:
                 continue
             gone = followed.had - present
             if wanted <= present:
-                followed.patience = PATIENCE
-            elif now - followed.since > followed.patience or unit in AT_ONCE:
+                followed.patience = _patience(unit)
+            elif now - followed.since >= followed.patience:
                 gone |= wanted - present
                 followed.since = now
-                followed.patience = min(LONGEST_PATIENCE, 2 * followed.patience)
+                followed.patience = min(LONGEST_PATIENCE, max(PATIENCE, 2 * followed.patience))
             followed.had = (followed.had | present) - gone
             if gone and self._confirmed(unit, wanted, gone, this_run):
                 found[unit] = sorted(gone)
@@ -112,7 +112,7 @@ class Effects:
             return {_SOCKET} if _is_socket(self._host.root + paths.CONTAINERD_SOCKET) else set()
         if unit in IMPORTS:
             images = self._imported()
-            return None if images is None else set(wanted & images)
+            return None if images is None else {name for name in wanted if name[len(_IMAGE) :] in images}
         rules = self._tables()
         if rules is None:
             return None
@@ -168,6 +168,7 @@ FLANNEL = network.UNIT + ".service"
 IMPORTS = (containerd.IMAGES_UNIT + ".service", containerd.ADDON_IMAGES_UNIT + ".service")
 AT_ONCE = (CONTAINERD, *IMPORTS)
 """Once systemd calls them up they have done it: nothing is to be waited for."""
+_IMAGE = "image "
 _SOCKET = "socket " + paths.CONTAINERD_SOCKET
 
 
@@ -185,8 +186,14 @@ def required(document: JoinDocument) -> Dict[str, FrozenSet[str]]:
     if document.network.flannel:
         table = "table ip6 flannel-ipv6" if six else "table ip flannel-ipv4"
         found[FLANNEL] = frozenset([table])
-    found.update({unit: frozenset(names) for unit, names in zip(IMPORTS, images) if names})
+    for unit, names in zip(IMPORTS, images):
+        if names:
+            found[unit] = frozenset(_IMAGE + name for name in names)
     return found
+
+
+def _patience(unit: str) -> float:
+    return 0.0 if unit in AT_ONCE else PATIENCE
 
 
 def _is_socket(path: str) -> bool:

@@ -332,7 +332,8 @@ def test_nothing_is_written_while_nothing_differs(cluster: Cluster, worker: str,
 def _injured(cluster: Cluster, machine: str, injuries: list[Injury]) -> dict[str, float]:
     """Injure a machine in all these ways; return the seconds until each was healed, for those that were."""
     functions = "\n".join(
-        f"injure_{number}() {{ {{ {injury.done}; }} > /dev/null; }}\nhealed_{number}() {{ {{ {injury.healed}; }} > /dev/null 2>&1; }}"
+        f"injure_{number}() {{ {{ {injury.done}; }} > /dev/null; }}\n"
+        f"healed_{number}() {{ {{ {injury.healed}; }} > /dev/null 2>&1; }}"
         for number, injury in enumerate(injuries)
     )
     script = f"""
