@@ -20,7 +20,7 @@ from freehold_agent.glance import invocation, routes
 from freehold_agent.machine import netfilter
 from freehold_agent.machine.programs import ProgramFailed, run
 
-PATIENCE = 60.0
+PATIENCE = 30.0
 """Seconds until a run that never had what it should have is started anew; doubled each time it does not help."""
 LONGEST_PATIENCE = 900.0
 CONFIRMED_AFTER = 0.5
