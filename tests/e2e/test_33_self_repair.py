@@ -143,6 +143,13 @@ EFFECTS = [
         f"{CTR} images list -q | grep pause",
         "freehold-images.service lost image",
     ),
+    # containerd ends by itself when the directory it watches goes.
+    Injury(
+        "directory-gone",
+        f"rm -r {paths.CNI_CONFIG}",
+        f"{_same(paths.CNI_CONFLIST)}",
+        "directory:" + paths.CNI_CONFIG,
+    ),
 ]
 RUNTIME = [
     Injury(
@@ -151,23 +158,18 @@ RUNTIME = [
         "nft list chain ip kube-proxy nat-prerouting | grep jump",
         "kube-proxy.service lost table",
     ),
+    # flannel ends by itself then.
     Injury(
         "link-of-flannel-gone",
         "ip link del flannel.1",
         "ip route show dev flannel.1 | grep via",
-        "flannel.service lost link",
+        "",
     ),
     Injury(
         "socket-of-containerd-gone",
         f"rm {paths.CONTAINERD_SOCKET}",
         f"{CTR} version",
         "containerd.service lost socket",
-    ),
-    Injury(
-        "directory-gone",
-        f"rm -r {paths.CNI_CONFIG}",
-        f"{_same(paths.CNI_CONFLIST)}",
-        "directory:" + paths.CNI_CONFIG,
     ),
 ]
 FULL = [
@@ -233,7 +235,7 @@ def effects(cluster: Cluster, worker: str) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def runtime(cluster: Cluster, worker: str) -> dict[str, float]:
-    """What containerd needs around it, and whole tables and links."""
+    """containerd's socket, and whole tables and links."""
     return _injured(cluster, worker, RUNTIME)
 
 
@@ -291,10 +293,10 @@ def test_settings_of_others_are_reported_and_left(cluster: Cluster, worker: str,
 
 
 @_names(RUNTIME)
-def test_what_containerd_needs_comes_back(
+def test_what_is_gone_altogether_comes_back(
     cluster: Cluster, worker: str, runtime: dict[str, float], injury: Injury
 ) -> None:
-    """Its socket, the directory it watches, whole tables and flannel's link."""
+    """Its socket; kube-proxy's whole tables and flannel's link."""
     _healed_and_told(cluster, worker, runtime, injury)
 
 
