@@ -22,6 +22,8 @@ from freehold_agent.machine.programs import ProgramFailed, run
 
 PATIENCE = 30.0
 """Seconds until a run that never had what it should have is started anew; doubled each time it does not help."""
+SOON = 10.0
+"""Seconds for units that do it before systemd calls them up: they may be on their way."""
 LONGEST_PATIENCE = 900.0
 CONFIRMED_AFTER = 0.5
 """Seconds until what seems gone is looked for again: flannel adds a neighbour a moment before its route."""
@@ -167,7 +169,7 @@ KUBE_PROXY = kube_proxy.UNIT + ".service"
 FLANNEL = network.UNIT + ".service"
 IMPORTS = (containerd.IMAGES_UNIT + ".service", containerd.ADDON_IMAGES_UNIT + ".service")
 AT_ONCE = (CONTAINERD, *IMPORTS)
-"""Once systemd calls them up they have done it: nothing is to be waited for."""
+"""Once systemd calls them up they have done it; nobody else is to be waited for."""
 _IMAGE = "image "
 _SOCKET = "socket " + paths.CONTAINERD_SOCKET
 
@@ -193,7 +195,7 @@ def required(document: JoinDocument) -> Dict[str, FrozenSet[str]]:
 
 
 def _patience(unit: str) -> float:
-    return 0.0 if unit in AT_ONCE else PATIENCE
+    return SOON if unit in AT_ONCE else PATIENCE
 
 
 def _is_socket(path: str) -> bool:

@@ -99,7 +99,8 @@ class Keeper:
         self._outcome: Dict[str, Any] = {}
         self._unwritten = False
         self._done: List[str] = []
-        """What the last look put back, in words."""
+        """What the last look put back, in words; not what this node gets for the first time."""
+        self._known: Set[str] = set()
         self._watch = Watch(self._host.root)
         self._drift: List[str] = []
         self._report: Optional[NodeReport] = None
@@ -157,6 +158,7 @@ class Keeper:
         return due
 
     def _prepare(self, document: JoinDocument, resources: List[Resource]) -> Mapping[str, List[str]]:
+        self._known = set(Record(ROLE, self._host.root + paths.RECORDS).keys)
         lost = self._watch.begin(document, resources)
         for unit, things in lost.items():
             self._log(WARNING, "{} lost {}: it is started anew".format(unit, ", ".join(things)))
@@ -207,7 +209,8 @@ class Keeper:
         self._host.notify("WATCHDOG=1")
         if event.get("event") == "change" and event.get("state") == "done":
             name = str(event.get("title") or event.get("key"))
-            self._done.append(name)
+            if event.get("key") in self._known:
+                self._done.append(name)
             self._log(NOTICE, "{}: {}".format(event.get("action"), name))
 
     def _remember(self, state: str, message: str, changes: List[Change]) -> None:

@@ -4,14 +4,14 @@ Says when a whole look is due; it changes nothing itself.
 """
 
 import time
-from typing import Callable, Dict, List, Optional, Sequence
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.contract.resources import Artifact, Resource
 from freehold_agent.drift import Drift, find_drift
 from freehold_agent.effects import Effects
 from freehold_agent.effects import Host as EffectsHost
-from freehold_agent.glance import Glance, Stamp
+from freehold_agent.glance import Glance, Stamp, invocation
 from freehold_agent.rehash import Rehash
 
 LOOKS_IN_A_ROW = 6
@@ -32,7 +32,8 @@ class Watch:
         self._seen: Stamp = {}
         self._effects: Optional[Effects] = None
         self._rehash: Optional[Rehash] = None
-        self._lost: Dict[str, List[str]] = {}
+        self._lost: Dict[str, Tuple[str, List[str]]] = {}
+        """By unit: the run that lost something, and what."""
         self._looks = float(LOOKS_IN_A_ROW)
         self._counted = now()
         self.drift: List[Drift] = []
@@ -49,7 +50,8 @@ class Watch:
         self._effects.follow(document)
         self._note()
         lost, self._lost = self._lost, {}
-        return lost
+        # Whoever held the lock until now may have started some of them anew.
+        return {unit: things for unit, (run, things) in lost.items() if invocation(unit, self._root) == run}
 
     def changed(self) -> bool:
         """Glance; say whether a whole look is due now. Raises OSError where files of the store cannot be read."""
@@ -64,7 +66,8 @@ class Watch:
         if self._document is None or self._effects is None:
             return
         self.drift = find_drift(self._document, self._resources, self._root)
-        self._lost.update(self._effects.lost())
+        for unit, things in self._effects.lost().items():
+            self._lost[unit] = (invocation(unit, self._root), things)
 
     def _read_one(self) -> bool:
         artifacts = [resource for resource in self._resources if isinstance(resource, Artifact)]

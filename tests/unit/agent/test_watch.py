@@ -238,9 +238,11 @@ def test_links_and_routes_of_flannel_are_followed(kernel: Kernel) -> None:
     assert kernel.effects.lost() == {effects.FLANNEL: ["link flannel.1", "routes to other nodes"]}
 
 
-def test_a_missing_socket_is_lost_at_once_and_then_rarely(kernel: Kernel) -> None:
-    """containerd had it when systemd called it up; where another start does not help, it is not tried for ever."""
+def test_a_missing_socket_is_lost_soon_and_then_rarely(kernel: Kernel) -> None:
+    """containerd makes it before systemd calls it up; where another start does not help, it is not tried for ever."""
     kernel.machine.path(paths.CONTAINERD_SOCKET).unlink()
+    assert kernel.effects.lost() == {}, "it may be on its way"
+    kernel.clock += effects.SOON
     lost = {effects.CONTAINERD: ["socket " + paths.CONTAINERD_SOCKET]}
     assert kernel.effects.lost() == lost
     kernel.machine.runs(effects.CONTAINERD, "2")
@@ -265,6 +267,18 @@ def test_what_seems_gone_is_looked_for_twice(kernel: Kernel) -> None:
     later = lambda _seconds: kernel.machine.write("/proc/net/route", ROUTES + NODE_BEHIND)  # noqa: E731
     kernel.effects._host = dataclasses.replace(kernel.effects._host, sleep=later)
     assert kernel.effects.lost() == {}
+
+
+def test_a_unit_that_somebody_started_meanwhile_is_left_alone(machine: Machine, kernel: Kernel) -> None:
+    """What a glance saw is of no use once another run has made the unit anew."""
+    watch = Watch(str(machine.root))
+    watch._effects = kernel.effects
+    assert watch.begin(a_document(), RESOURCES) == {}
+    kernel.rules, kernel.number = {**kernel.rules, ("ip", "kube-proxy"): {"nat-prerouting": 0}}, 2
+    assert watch.changed()
+    machine.runs(KUBE_PROXY, "2")
+    kernel.rules, kernel.number = {**kernel.rules, ("ip", "kube-proxy"): {"nat-prerouting": 1}}, 3
+    assert watch.begin(a_document(), RESOURCES) == {}
 
 
 def test_drift_names_what_is_not_ours(machine: Machine) -> None:
