@@ -22,9 +22,10 @@ from freehold_agent.contract import paths
 from freehold_agent.contract.resources import Change
 from freehold_agent.converge import Summary
 from freehold_agent.errors import StepFailed
-from freehold_agent.keep import BUSY_PAUSE, INTERVAL, STATUS, Host, Keeper, NotJoinedError, repair
+from freehold_agent.keep import BUSY_PAUSE, INTERVAL, STATUS, Keeper
 from freehold_agent.machine.lock import LockBusyError
 from freehold_agent.records import Record
+from freehold_agent.repair import Host, NotJoinedError, repair
 
 CHANGE = Change("file:/etc/freehold/kubelet.json", "update", {}, {})
 
@@ -286,7 +287,9 @@ class TestCommandLine:
     ) -> None:
         """On a machine that is no node each verb says so, without a traceback."""
         monkeypatch.setattr(paths, "JOIN_DOCUMENT", str(tmp_path / "none.json"))
-        monkeypatch.setattr(keep, "Host", lambda: Host(lock=lambda timeout: contextlib.nullcontext()))
+        monkeypatch.setattr(
+            "freehold_agent.repair.Host", lambda: Host(lock=lambda timeout: contextlib.nullcontext())
+        )
         assert cli.main([verb]) == 3
         error = capsys.readouterr().err
         assert "is no node" in error
@@ -314,7 +317,7 @@ class TestCommandLine:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """plan ends with 0 without and 2 with changes; a failure is one message."""
-        monkeypatch.setattr(keep, "read_document", lambda: a_document())
+        monkeypatch.setattr("freehold_agent.repair.read_document", lambda: a_document())
         monkeypatch.setattr("freehold_agent.remote.perform", lambda request, stream, tell: tell(outcome))
         assert cli.main(["plan"]) == status
         captured = capsys.readouterr()
