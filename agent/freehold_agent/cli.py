@@ -164,7 +164,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _converge(_options: argparse.Namespace) -> int:
-    from freehold_agent.keep import Host, repair
+    from freehold_agent.repair import Host, repair
 
     changes = repair(Host(), lambda _event: None)
     _print("\n".join(_line(change.to_json()) for change in changes) or "nothing differs")
@@ -246,8 +246,8 @@ def _version(_options: argparse.Namespace) -> int:
 
 def _remote(request: Dict[str, Any], with_document: bool = True) -> Dict[str, Any]:
     """Perform a verb of `freehold_agent.remote` here: what people and the installer see is the same."""
-    from freehold_agent.keep import read_document
     from freehold_agent.remote import perform
+    from freehold_agent.repair import read_document
 
     lines: List[Mapping[str, Any]] = []
     if with_document:

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Callable, Collection, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
+from freehold_agent import store
 from freehold_agent.contract.resources import (
     Artifact,
     Change,
@@ -160,7 +161,7 @@ class _Run:
         missing = []
         for change in changes:
             resource = self._by_key[change.key]
-            if isinstance(resource, Artifact):
+            if isinstance(resource, Artifact) and set(change.after or {}) != {"mode"}:
                 path = path_of(resource.sha256, self._machine.store)
                 if (
                     change.action == "update"
@@ -252,6 +253,9 @@ class _Run:
             self._dirty.add(parent_of(resource.path))
             self._reload = self._reload or self._is_unit_file(change.key)
         elif isinstance(resource, Artifact):
+            if set(change.after or {}) == {"mode"}:
+                os.chmod(path_of(resource.sha256, machine.store), store.MODE)
+                return
             self._deliver(resource)
             if not has(resource.sha256, resource.size, machine.store):
                 raise DeliveryFailed("{} ({}) did not arrive".format(resource.title, resource.sha256))

@@ -22,9 +22,9 @@ from freehold_agent.errors import BadRequest, Unfit
 from freehold_agent.fetch import Fetcher
 from freehold_agent.join import Host, credential_valid, join, settle
 from freehold_agent.join_client import JoinClient, Refused, Unreachable, request_body
-from freehold_agent.keep import read_document
 from freehold_agent.machine import files
 from freehold_agent.records import OWNERS, Record
+from freehold_agent.repair import read_document
 from freehold_agent.store import HashCache
 
 LONGEST_TOKEN = 512

@@ -1,8 +1,8 @@
-"""The resident loop: look at this node every minute, and put back what differs from its document. A newer document
-(`channel`) is taken at once.
+"""The resident loop: put back what differs from this node's document. A newer document (`channel`) is taken at once.
 
-Nothing is written while nothing differs. It never fights another run: whoever changes the machine holds its lock,
-and this loop comes again later. Logs go to the journal by level prefix, one line per change or failure.
+Every ten seconds a glance of some milliseconds, which runs no program; a whole look when it saw something change, and
+every minute. Nothing is written while nothing differs. It never fights another run: whoever changes the machine holds
+its lock, and this loop comes again later. Logs go to the journal by level prefix, one line per change or failure.
 """
 
 import contextlib
@@ -12,70 +12,46 @@ import select
 import signal
 import sys
 import time
-from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional, Set
 
-from freehold_agent.channel import ERROR, NOTICE, Channel, Log
+from freehold_agent.channel import ERROR, NOTICE, WARNING, Channel, Log
 from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import DocumentError, JoinDocument
-from freehold_agent.contract.resources import Artifact, Change
-from freehold_agent.converge import Deliverer, Summary, converge
-from freehold_agent.desired import ROLE, desired_node
-from freehold_agent.errors import AgentError, DeliveryFailed, Locked
-from freehold_agent.facts import gather
-from freehold_agent.fetch import Fetcher
+from freehold_agent.contract.resources import Change, Resource
+from freehold_agent.desired import ROLE
+from freehold_agent.errors import AgentError, Locked
 from freehold_agent.machine import files
-from freehold_agent.machine.lock import LockBusyError, converge_lock
+from freehold_agent.machine.lock import LockBusyError
 from freehold_agent.machine.programs import ProgramFailed
 from freehold_agent.machine.systemd import SystemdError, notify
+from freehold_agent.node_report import NOTHING, NodeReport
 from freehold_agent.records import Record
-from freehold_agent.store import HashCache
+from freehold_agent.repair import BehindError, Host, read_document, repair
 from freehold_agent.volume_channel import JoinService, VolumeChannel
 from freehold_agent.volumes import VolumeKeeper
+from freehold_agent.watch import Watch
 
 INTERVAL = 60.0
 """Seconds between two looks, jittered by a fifth: a thousand agents must not look at once."""
+GLANCE = 10.0
+"""Seconds between two glances, jittered likewise."""
 BUSY_PAUSE = 5.0
 """Seconds until the next try while another run changes the machine."""
 FIRST_PAUSE = 5.0
 LONGEST_PAUSE = 300.0
 """Seconds to wait after a failure: doubled from the first to the longest."""
-SLICE = 60.0
-"""Seconds between two signs of life while waiting."""
 STATUS = paths.RUN + "/agent.json"
+REPAIR_EVENT, FAILURE_EVENT, DRIFT_EVENT = "FreeholdRepaired", "FreeholdRepairFailed", "FreeholdDrift"
+"""Reasons of Events on the Node."""
 REMOVED = (
     "this node was removed from the cluster; freehold-agent leave --yes takes everything off this machine"
 )
-
-
-class NotJoinedError(AgentError):
-    """The machine has no document or no certificate: there is nothing to keep."""
-
-    kind = "input"
-
-
-class BehindError(AgentError):
-    """The machine was given a newer release than this node's document names: an apply is on its way, or ended there."""
-
-    kind = "locked"
 
 
 def to_journal(level: int, message: str) -> None:
     """Write one line to the journal (stderr of a service)."""
     sys.stderr.write("<{}>{}\n".format(level, message.replace("\n", " ")))
     sys.stderr.flush()
-
-
-@dataclass(frozen=True)
-class Host:
-    """What keeping needs of the machine; tests put their own in its place."""
-
-    facts: Callable[[], Dict[str, Any]] = gather
-    converge: Callable[..., Summary] = converge
-    lock: Callable[..., Any] = converge_lock
-    notify: Callable[[str], bool] = notify
-    now: Callable[[], float] = time.time
-    root: str = ""
 
 
 class Keeper:
@@ -87,10 +63,19 @@ class Keeper:
         self._channel: Optional[Channel] = None
         self._failures = 0
         self._outcome: Dict[str, Any] = {}
+        self._unwritten = False
+        self._done: List[str] = []
+        """What the last look put back, in words; not what this node gets for the first time."""
+        self._known: Set[str] = set()
+        self._watch = Watch(self._host.root)
+        self._drift: List[str] = []
+        self._report: Optional[NodeReport] = None
 
     def follow(self, wake: Callable[[], None]) -> None:
         """Ask for newer documents and volumes from now on; `wake` is called when a look is due."""
         root = self._host.root
+        self._report = NodeReport(lambda: read_document(root), self._log)
+        self._report.start()
         volumes = VolumeChannel(JoinService(lambda: read_document(root), root), VolumeKeeper(root), self._log)
         volumes.start()
         self._channel = Channel(lambda: read_document(root), wake, self._log, volumes=volumes, root=root)
@@ -99,8 +84,9 @@ class Keeper:
     def round(self) -> float:
         """Look once and put back what differs; return the seconds until the next look. Never raises."""
         offered = self._channel.offered() if self._channel else None
+        self._done = []
         try:
-            changes = repair(self._host, self._tell, offered)
+            changes = repair(self._host, self._tell, offered, self._prepare)
         except (Locked, LockBusyError):
             return BUSY_PAUSE
         except BehindError as error:
@@ -116,108 +102,100 @@ class Keeper:
         if self._failures:
             self._log(NOTICE, "this node is as its document says again")
         self._failures = 0
+        if offered is None:
+            self._report_repair()
         if self._channel is not None and offered is not None:
             self._channel.taken(offered)
+        self._notice_drift(always=True)
         if self._channel is not None and self._channel.removed:
             self._remember("removed", REMOVED, changes)
         else:
             self._remember("converged", "", changes)
         return INTERVAL * random.uniform(0.8, 1.2)  # noqa: S311  no secret
 
+    def glance(self) -> bool:
+        """Look without running a program; say whether a whole look is due now. Never raises."""
+        try:
+            due = self._watch.changed()
+        except Exception as error:  # noqa: BLE001  the loop outlives every mistake of ours
+            self._log(ERROR, "internal error of a glance: {}: {}".format(type(error).__name__, error))
+            return False
+        self._notice_drift()
+        return due
+
+    def _prepare(self, document: JoinDocument, resources: List[Resource]) -> Mapping[str, List[str]]:
+        self._known = set(Record(ROLE, self._host.root + paths.RECORDS).keys)
+        lost = self._watch.begin(document, resources)
+        for unit, things in lost.items():
+            self._log(WARNING, "{} lost {}: it is started anew".format(unit, ", ".join(things)))
+        return lost
+
+    def _notice_drift(self, always: bool = False) -> None:
+        """Tell about what others changed, when it is news; the condition also after a repair that failed before."""
+        drift = [str(one) for one in self._watch.drift]
+        news = drift != self._drift
+        if not (news or always):
+            return
+        for one in drift:
+            if one not in self._drift:
+                self._log(WARNING, "not freehold's to put back: " + one)
+                self._say("Warning", DRIFT_EVENT, one)
+        for one in self._drift:
+            if one not in drift:
+                self._log(NOTICE, "gone again: " + one)
+        self._drift = drift
+        if news and not always and self._outcome:
+            self._remember(self._outcome["state"], self._outcome["message"], [])
+        if self._report is not None and not self._failures:
+            if drift:
+                self._report.condition(True, "ForeignSettings", "; ".join(drift))
+            else:
+                self._report.condition(False, NOTHING, "this node is as its document says")
+
+    def _report_repair(self) -> None:
+        if self._done:
+            self._say("Normal", REPAIR_EVENT, "put back: " + ", ".join(dict.fromkeys(self._done)))
+
+    def _say(self, kind: str, reason: str, message: str) -> None:
+        if self._report is not None:
+            self._report.event(kind, reason, message)
+
     def _failed(self, message: str) -> float:
         self._log(ERROR, message)
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._failures, 10))
         self._failures += 1
+        self._report_repair()
+        self._say("Warning", FAILURE_EVENT, message)
+        if self._report is not None:
+            self._report.condition(True, "RepairFailed", message)
         self._remember("failed", message, [])
         return pause * random.uniform(0.8, 1.2)  # noqa: S311  no secret
 
     def _tell(self, event: Dict[str, Any]) -> None:
         self._host.notify("WATCHDOG=1")
         if event.get("event") == "change" and event.get("state") == "done":
-            self._log(NOTICE, "{}: {}".format(event.get("action"), event.get("title") or event.get("key")))
+            name = str(event.get("title") or event.get("key"))
+            if event.get("key") in self._known:
+                self._done.append(name)
+            self._log(NOTICE, "{}: {}".format(event.get("action"), name))
 
     def _remember(self, state: str, message: str, changes: List[Change]) -> None:
         """Keep the outcome for `status`, only when it is another one: a quiet node writes nothing."""
         self._host.notify("STATUS=" + (message.replace("\n", " ") or state))
-        outcome: Dict[str, Any] = {"state": state, "message": message}
+        outcome: Dict[str, Any] = {"state": state, "message": message, "drift": self._drift}
         if changes:
             outcome["repaired"] = [change.key for change in changes]
         elif self._outcome.get("state") == state and "repaired" in self._outcome:
             outcome["repaired"] = self._outcome["repaired"]
-        if all(self._outcome.get(name) == value for name, value in outcome.items()) and self._outcome:
+        same = all(self._outcome.get(name) == value for name, value in outcome.items()) and self._outcome
+        if same and not self._unwritten:
             return
-        self._outcome = {**outcome, "since": self._host.now()}
+        if not same:
+            self._outcome = {**outcome, "since": self._host.now()}
+        self._unwritten = True
         with contextlib.suppress(OSError):
             files.write_json(self._host.root + STATUS, self._outcome, 0o644)
-
-
-def repair(
-    host: Host, progress: Callable[[Dict[str, Any]], None], offered: Optional[JoinDocument] = None
-) -> List[Change]:
-    """Bring this node to what its document says, once, and return what changed.
-
-    A document that is `offered` is taken when it is a newer one of the same join: generations never go back.
-    Raises NotJoinedError on a machine that is no node, LockBusyError at once while another run changes it,
-    BehindError while this node's document is older than the machine, and what `converge` raises.
-    """
-    with host.lock(timeout=0):
-        document = read_document(host.root)
-        if offered is not None and offered.node_uid == document.node_uid:
-            document = max(document, offered, key=lambda one: one.generation)
-        if not os.path.exists(host.root + paths.KUBELET_CLIENT_CERTIFICATE):
-            raise NotJoinedError(
-                "this node has no certificate yet", hint="run freehold apply on the operator's machine"
-            )
-        # A join that was killed may have left it; it is of no use once the certificate is there.
-        files.remove(host.root + paths.BOOTSTRAP_KUBECONFIG)
-        facts = host.facts()
-        _refuse_the_way_back(host, document, facts)
-        resources = desired_node(document, facts)
-        with _fetching(document) as deliver:
-            changes = list(host.converge(resources, ROLE, deliver, progress).changes)
-        # An apply that was killed may have left bytes that are not durable yet; mostly there are none.
-        HashCache(host.root + paths.HASHES).settle()
-        return changes
-
-
-def _refuse_the_way_back(host: Host, document: JoinDocument, facts: Mapping[str, Any]) -> None:
-    """Raise BehindError where putting back would put old programs under a new control plane.
-
-    An apply moves a control plane's release first, and writes the document of the node on it seconds later.
-    """
-    used = facts.get("release", "")
-    if used not in ("", document.manifest.directory) and Record("control", host.root + paths.RECORDS).keys:
-        raise BehindError(
-            "the control plane here runs {} and this node's document names {}: waiting for a newer document".format(
-                used, document.manifest.directory
-            ),
-            hint="if no freehold apply is running, run one",
-        )
-
-
-def read_document(root: str = "") -> JoinDocument:
-    """Return the document this machine was joined with. Raises NotJoinedError, DocumentError, OSError."""
-    try:
-        with open(root + paths.JOIN_DOCUMENT, "rb") as stream:
-            return JoinDocument.loads(stream.read())
-    except FileNotFoundError:
-        raise NotJoinedError("this machine is no node: it has no " + paths.JOIN_DOCUMENT) from None
-
-
-@contextlib.contextmanager
-def _fetching(document: JoinDocument) -> Iterator[Deliverer]:
-    if not document.artifact_endpoints:
-        yield _no_source
-        return
-    fetcher = Fetcher(document.artifact_endpoints, document.ca_pem)
-    try:
-        yield fetcher
-    finally:
-        fetcher.close()
-
-
-def _no_source(artifact: Artifact) -> None:
-    raise DeliveryFailed("the document names no place to fetch {} from".format(artifact.title))
+            self._unwritten = False
 
 
 def run(keeper: Optional[Keeper] = None) -> int:
@@ -234,7 +212,7 @@ def run(keeper: Optional[Keeper] = None) -> int:
     notify("READY=1")
     keeper.follow(lambda: _poke(writer))
     while True:
-        _wait(reader, keeper.round())
+        _wait(reader, keeper.round(), keeper.glance)
 
 
 def _poke(writer: int) -> None:
@@ -247,15 +225,18 @@ def _stop(*_: object) -> None:
     raise SystemExit(0)
 
 
-def _wait(reader: int, seconds: float) -> None:
-    """Wait, or less when a signal comes; tell systemd that we live."""
+def _wait(reader: int, seconds: float, glance: Callable[[], bool] = lambda: False) -> None:
+    """Wait, or less when a signal comes or a glance says so; tell systemd that we live."""
     deadline = time.monotonic() + seconds
     while True:
         notify("WATCHDOG=1")
         left = deadline - time.monotonic()
         if left <= 0:
             return
-        if select.select([reader], [], [], min(left, SLICE))[0]:
+        pause = GLANCE * random.uniform(0.8, 1.2)  # noqa: S311  no secret
+        if select.select([reader], [], [], min(left, pause))[0]:
             with contextlib.suppress(BlockingIOError):
                 os.read(reader, 64)
+            return
+        if glance():
             return

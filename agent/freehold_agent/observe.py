@@ -1,6 +1,7 @@
 """Look at the machine: for each resource, and each key recorded before, what is there now. Writes nothing."""
 
 import os
+import stat
 from dataclasses import dataclass, field
 from typing import Callable, Dict, Iterable, List, Optional, Sequence
 
@@ -116,13 +117,13 @@ def _artifact(
 ) -> Optional[Attributes]:
     path = path_of(sha256, machine.store)
     try:
-        size = os.lstat(path).st_size
+        state = os.lstat(path)
         digest = cache.digest(path)
         if digest is None:
             digest = hashed[path] = hash_file(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return {"sha256": digest, "size": size}
+    return {"sha256": digest, "size": state.st_size, "mode": stat.S_IMODE(state.st_mode)}
 
 
 _SINGLE: Dict[str, Callable[[str, ThisMachine], Optional[Attributes]]] = {

@@ -5,9 +5,10 @@ from typing import Any, Dict
 
 from freehold_agent.certificate import read_certificate
 from freehold_agent.contract import paths
-from freehold_agent.keep import STATUS, read_document
+from freehold_agent.keep import STATUS
 from freehold_agent.machine import files
 from freehold_agent.machine.systemd import Systemd
+from freehold_agent.repair import read_document
 
 UNITS = ("containerd", "freehold-images", "kubelet", "flannel", "kube-proxy", "freehold-agent")
 
@@ -48,6 +49,7 @@ def as_text(status: Dict[str, Any]) -> str:
             "valid until " + _moment(certificate["not_after"]) if certificate else "none"
         ),
     ]
+    lines += ["drift        " + one for one in agent.get("drift") or ()]
     lines += ["{:<12} {}".format(name, state) for name, state in status["units"].items()]
     return "\n".join(lines)
 

@@ -5,6 +5,7 @@ do, 2x the second apply, 3x reboots, 4x reset, 5x bad input. Nothing is skipped:
 
     FREEHOLD_TEST_REUSE=1 pytest tests/e2e/test_11_network.py     uses the cluster of an earlier run as it is
     FREEHOLD_TEST_LAB=NAME pytest tests/e2e                       works on machines of another lab
+    FREEHOLD_TEST_SHAPE=1+1 pytest tests/e2e/test_33_...          with fewer of them, where one worker is enough
 """
 
 import hashlib
@@ -52,7 +53,7 @@ def bundle() -> Bundle:
 @pytest.fixture(scope="session")
 def lab(request: pytest.FixtureRequest) -> Lab:
     """Machines with nothing on them: one control plane, two workers. They stay, to be looked at."""
-    found = Lab.ensure("1+2")
+    found = Lab.ensure(os.environ.get("FREEHOLD_TEST_SHAPE", "1+2"))
     request.session.stash[THE_LAB] = found
     if not REUSED:
         found.fresh()

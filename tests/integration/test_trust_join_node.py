@@ -14,7 +14,7 @@ from freehold_agent.channel import REMOVED_PAUSE, Channel
 from freehold_agent.contract import paths
 from freehold_agent.join_client import Refused
 from freehold_agent.join_node import Wish
-from freehold_agent.keep import read_document
+from freehold_agent.repair import read_document
 from freehold_bootstrap import documents, node_admission, node_record, tokens
 from freehold_bootstrap.node_admission import NODES, NodeRequest
 

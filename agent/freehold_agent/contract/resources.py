@@ -96,7 +96,7 @@ class Artifact:
 
     @property
     def wanted(self) -> Attributes:
-        return {"sha256": self.sha256, "size": self.size}
+        return {"sha256": self.sha256, "size": self.size, "mode": 0o755}
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class Unit:
         wanted: Attributes = {"enabled": self.enabled, "active": self.active}
         if self.inputs and self.active:
             wanted["inputs"] = self.inputs
-        if self.reads and self.active:
+        if self.active:
             wanted["current"] = True
         return wanted
 

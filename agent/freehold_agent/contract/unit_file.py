@@ -21,6 +21,7 @@ def service(
     inputs: Sequence[Union[str, bytes]],
     slice_name: str,
     reads: Sequence[str] = (),
+    reads_directories: Sequence[str] = (),
     unit: Optional[Settings] = None,
     service: Optional[Settings] = None,
     timeout: float = 90.0,
@@ -29,7 +30,7 @@ def service(
 
     `inputs` are the contents (or digests) of all that the process reads at its start; the command line and
     the settings are added here. `reads` are the paths of files among the resources that it reads then: when one of
-    them had to be put right, it is restarted. `timeout` is in seconds.
+    them had to be put right, it is restarted; `reads_directories` likewise. `timeout` is in seconds.
     """
     unit_settings: Dict[str, Union[str, Sequence[str]]] = {
         "Description": description,
@@ -50,7 +51,15 @@ def service(
     unit_name = name + ".service"
     return [
         File(paths.UNITS + "/" + unit_name, text.encode()),
-        Unit(unit_name, inputs=digest, timeout=timeout, reads=tuple("file:" + path for path in reads)),
+        Unit(
+            unit_name,
+            inputs=digest,
+            timeout=timeout,
+            reads=(
+                *("file:" + path for path in reads),
+                *("directory:" + path for path in reads_directories),
+            ),
+        ),
     ]
 
 

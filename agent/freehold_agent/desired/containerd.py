@@ -57,7 +57,9 @@ def containerd_resources(document: JoinDocument, facts: Mapping[str, Any]) -> Li
         UNIT,
         description="containerd container runtime (freehold)",
         command=[paths.BIN + "/containerd", "--config", paths.CONTAINERD_CONFIG],
+        # It watches the directory of networks: one that was made anew in its place is another.
         reads=[paths.CONTAINERD_CONFIG, *proxy.reads(facts)],
+        reads_directories=[paths.CNI_CONFIG],
         # Registry files are read at each pull, not at the start: they are no inputs.
         inputs=[
             config,

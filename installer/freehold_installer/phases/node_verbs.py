@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from freehold_agent.contract import paths
+from freehold_agent.contract.conditions import DRIFT
 from freehold_agent.machine.kubernetes_api import ApiError, KubernetesApi, NotFound
 from freehold_bootstrap import documents, node_admission, node_record
 from freehold_bootstrap.node_admission import NODES, NodeRequest
@@ -43,6 +44,7 @@ def show(run: Run, name: str) -> dict[str, Any]:
         node, record = _known(api, name)
         found = _row(run, node, {name: record} if record else {})
         info = node["status"].get("nodeInfo", {})
+        found["drift"] = _drift(node)
         found["unschedulable"] = bool(node["spec"].get("unschedulable"))
         found["taintsNow"] = [taint_text(taint) for taint in node["spec"].get("taints") or ()]
         found["system"] = {
@@ -56,6 +58,15 @@ def show(run: Run, name: str) -> dict[str, Any]:
             found["documentGeneration"] = documents.generation_of(api.get(documents.document_path(name)))
         found["tokens"] = [row for row in tokens.rows(api) if row["node"] == name]
         return found
+
+
+def _drift(node: Mapping[str, Any]) -> str:
+    """Return what the node's agent says differs there and was not put back; `unknown` where it has not said a word."""
+    conditions = node["status"].get("conditions", [])
+    found = next((one for one in conditions if one["type"] == DRIFT), None)
+    if found is None:
+        return "unknown"
+    return str(found.get("message", "")) if found["status"] == "True" else "none"
 
 
 def change(

@@ -154,6 +154,7 @@ def test_an_artifact_is_delivered_verified_and_remembered(machine, tmp_path):
 
     def deliver(wanted):
         path.write_bytes(content)
+        path.chmod(0o755)
 
     run(machine, [artifact], deliver=deliver)
     assert run(machine, [artifact])[0].changes == ()

@@ -22,8 +22,10 @@ from freehold_agent.contract import paths
 from freehold_agent.contract.resources import Change
 from freehold_agent.converge import Summary
 from freehold_agent.errors import StepFailed
-from freehold_agent.keep import BUSY_PAUSE, INTERVAL, STATUS, Host, Keeper, NotJoinedError, repair
+from freehold_agent.keep import BUSY_PAUSE, INTERVAL, STATUS, Keeper
 from freehold_agent.machine.lock import LockBusyError
+from freehold_agent.records import Record
+from freehold_agent.repair import Host, NotJoinedError, repair
 
 CHANGE = Change("file:/etc/freehold/kubelet.json", "update", {}, {})
 
@@ -285,7 +287,9 @@ class TestCommandLine:
     ) -> None:
         """On a machine that is no node each verb says so, without a traceback."""
         monkeypatch.setattr(paths, "JOIN_DOCUMENT", str(tmp_path / "none.json"))
-        monkeypatch.setattr(keep, "Host", lambda: Host(lock=lambda timeout: contextlib.nullcontext()))
+        monkeypatch.setattr(
+            "freehold_agent.repair.Host", lambda: Host(lock=lambda timeout: contextlib.nullcontext())
+        )
         assert cli.main([verb]) == 3
         error = capsys.readouterr().err
         assert "is no node" in error
@@ -313,9 +317,80 @@ class TestCommandLine:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """plan ends with 0 without and 2 with changes; a failure is one message."""
-        monkeypatch.setattr(keep, "read_document", lambda: a_document())
+        monkeypatch.setattr("freehold_agent.repair.read_document", lambda: a_document())
         monkeypatch.setattr("freehold_agent.remote.perform", lambda request, stream, tell: tell(outcome))
         assert cli.main(["plan"]) == status
         captured = capsys.readouterr()
         assert words in captured.out + captured.err
         assert "Traceback" not in captured.err
+
+
+def test_a_step_that_fails_keeps_no_other_from_being_made(node: Node) -> None:
+    """Everything but the failed step is tried again at once; the failure is what the look ends with."""
+    asked: list[Any] = []
+
+    def converge(_resources: Any, _owner: str, _deliver: Any, progress: Any, only: Any = None) -> Summary:
+        asked.append(only)
+        for key in ("file:/etc/freehold/kubelet.json", "unit:kubelet.service"):
+            if only is None or key in only:
+                progress({"event": "change", "key": key, "action": "update", "state": "failed"})
+                raise StepFailed(key, key + " cannot be made")
+        return Summary((CHANGE,), 0.1)
+
+    with pytest.raises(StepFailed, match="cannot be made"):
+        repair(dataclasses.replace(node.host, converge=converge), lambda _e: None)
+    assert asked[0] is None
+    assert [key in asked[2] for key in ("file:/etc/freehold/kubelet.json", "unit:kubelet.service")] == [
+        False
+    ] * 2
+    assert "unit:containerd.service" in asked[2]
+    assert len(asked) == 3
+
+
+def test_a_unit_that_lost_something_is_marked_for_another_start(node: Node) -> None:
+    """It stands in the record, so that whoever converges next starts it anew."""
+    repair(node.host, lambda _e: None, prepare=lambda _d, _r: {"kube-proxy.service": ["table ip kube-proxy"]})
+    assert Record("node", str(node.path(paths.RECORDS))).stale == {"unit:kube-proxy.service"}
+
+
+def test_drift_is_said_once_and_stands_in_the_status(node: Node) -> None:
+    """What others changed is a line when it comes and one when it goes, and part of the outcome in between."""
+    node.keeper.round()
+    dropin = node.path("/etc/systemd/system/kubelet.service.d/mine.conf")
+    dropin.parent.mkdir(parents=True)
+    dropin.touch()
+    for _ in range(3):
+        node.keeper.glance()
+    assert [text for _, text in node.log if "mine.conf" in text] == [node.log[-1][1]]
+    assert "mine.conf" in json.loads(node.path(STATUS).read_text())["drift"][0]
+    dropin.unlink()
+    node.keeper.glance()
+    assert json.loads(node.path(STATUS).read_text())["drift"] == []
+    assert len(node.log) == 2
+
+
+def test_a_glance_that_sees_something_ends_the_wait(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop looks when a glance says so, long before its minute is over."""
+    monkeypatch.setattr(keep, "GLANCE", 0.01)
+    node.keeper.round()
+    node.keeper.round()
+    reader, writer = os.pipe()
+    try:
+        node.path(paths.NODE_KUBECONFIG).parent.mkdir(parents=True, exist_ok=True)
+        node.path(paths.NODE_KUBECONFIG).touch()
+        begun = time.monotonic()
+        keep._wait(reader, 600, node.keeper.glance)
+        assert time.monotonic() - begun < 60
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_an_outcome_that_could_not_be_written_is_written_later(node: Node) -> None:
+    """A full /run does not leave an old outcome behind for ever."""
+    node.path(STATUS).parent.mkdir(parents=True, exist_ok=True)
+    node.path(STATUS).mkdir()
+    node.keeper.round()
+    node.path(STATUS).rmdir()
+    node.keeper.round()
+    assert json.loads(node.path(STATUS).read_text())["state"] == "converged"

@@ -1,0 +1,169 @@
+"""One repair: bring this node to what its document says, under the machine's lock, once.
+
+Whoever calls it decides when, and what to do with a failure.
+"""
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set
+
+from freehold_agent.contract import paths
+from freehold_agent.contract.join_document import JoinDocument
+from freehold_agent.contract.resources import Artifact, Change, Resource, Unit, key_of
+from freehold_agent.converge import Deliverer, Summary, converge
+from freehold_agent.desired import ROLE, desired_node
+from freehold_agent.errors import AgentError, DeliveryFailed, StepFailed
+from freehold_agent.facts import gather
+from freehold_agent.fetch import Fetcher
+from freehold_agent.machine import files
+from freehold_agent.machine.lock import converge_lock
+from freehold_agent.machine.systemd import notify
+from freehold_agent.records import Record
+from freehold_agent.store import HashCache
+
+MOST_STEPS_PUT_OFF = 8
+"""Steps of one repair that may fail while the others are made."""
+Prepare = Callable[[JoinDocument, List[Resource]], Mapping[str, List[str]]]
+"""Called ahead of a look; returns units to be started anew, with the reasons."""
+
+
+class NotJoinedError(AgentError):
+    """The machine has no document or no certificate: there is nothing to keep."""
+
+    kind = "input"
+
+
+class BehindError(AgentError):
+    """The machine was given a newer release than this node's document names: an apply is on its way, or ended there."""
+
+    kind = "locked"
+
+
+@dataclass(frozen=True)
+class Host:
+    """What keeping needs of the machine; tests put their own in its place."""
+
+    facts: Callable[[], Dict[str, Any]] = gather
+    converge: Callable[..., Summary] = converge
+    lock: Callable[..., Any] = converge_lock
+    notify: Callable[[str], bool] = notify
+    now: Callable[[], float] = time.time
+    root: str = ""
+
+
+def repair(
+    host: Host,
+    progress: Callable[[Dict[str, Any]], None],
+    offered: Optional[JoinDocument] = None,
+    prepare: Optional[Prepare] = None,
+) -> List[Change]:
+    """Bring this node to what its document says, once, and return what changed.
+
+    A document that is `offered` is taken when it is a newer one of the same join: generations never go back.
+    Raises NotJoinedError on a machine that is no node, LockBusyError at once while another run changes it,
+    BehindError while this node's document is older than the machine, and what `converge` raises.
+    """
+    with host.lock(timeout=0):
+        document = read_document(host.root)
+        if offered is not None and offered.node_uid == document.node_uid:
+            document = max(document, offered, key=lambda one: one.generation)
+        if not os.path.exists(host.root + paths.KUBELET_CLIENT_CERTIFICATE):
+            raise NotJoinedError(
+                "this node has no certificate yet", hint="run freehold apply on the operator's machine"
+            )
+        # A join that was killed may have left it; it is of no use once the certificate is there.
+        files.remove(host.root + paths.BOOTSTRAP_KUBECONFIG)
+        facts = host.facts()
+        _refuse_the_way_back(host, document, facts)
+        resources = desired_node(document, facts)
+        if prepare is not None:
+            _mark_stale(host, resources, prepare(document, resources))
+        with _fetching(document) as deliver:
+            changes = _converge_what_can_be(host, resources, deliver, progress)
+        # An apply that was killed may have left bytes that are not durable yet; mostly there are none.
+        HashCache(host.root + paths.HASHES).settle()
+        return changes
+
+
+def _mark_stale(host: Host, resources: Sequence[Resource], units: Mapping[str, List[str]]) -> None:
+    """Have the next look find units not `current`, as after a file that they read was put right (docs/adr/0007)."""
+    known = [
+        key_of(resource) for resource in resources if isinstance(resource, Unit) and resource.name in units
+    ]
+    if known:
+        record = Record(ROLE, host.root + paths.RECORDS)
+        for key in known:
+            record.mark_stale(key)
+        record.save()
+
+
+def _converge_what_can_be(
+    host: Host, resources: Sequence[Resource], deliver: Deliverer, progress: Callable[[Dict[str, Any]], None]
+) -> List[Change]:
+    """Converge; a step that fails does not keep the others from being made. Raises the first failure at the end."""
+    failed: Set[str] = set()
+    first: Optional[AgentError] = None
+    changes: List[Change] = []
+
+    def follow(event: Dict[str, Any]) -> None:
+        if event.get("state") == "failed":
+            failed.add(str(event.get("key")))
+        progress(event)
+
+    for _ in range(MOST_STEPS_PUT_OFF):
+        known = len(failed)
+        only = (
+            [key_of(resource) for resource in resources if key_of(resource) not in failed] if failed else None
+        )
+        try:
+            changes += host.converge(resources, ROLE, deliver, follow, only).changes
+            break
+        except (StepFailed, DeliveryFailed) as error:
+            first = first or error
+            if len(failed) == known:  # it failed outside of any step
+                break
+    if first is not None:
+        raise first
+    return changes
+
+
+def _refuse_the_way_back(host: Host, document: JoinDocument, facts: Mapping[str, Any]) -> None:
+    """Raise BehindError where putting back would put old programs under a new control plane.
+
+    An apply moves a control plane's release first, and writes the document of the node on it seconds later.
+    """
+    used = facts.get("release", "")
+    if used not in ("", document.manifest.directory) and Record("control", host.root + paths.RECORDS).keys:
+        raise BehindError(
+            "the control plane here runs {} and this node's document names {}: waiting for a newer document".format(
+                used, document.manifest.directory
+            ),
+            hint="if no freehold apply is running, run one",
+        )
+
+
+def read_document(root: str = "") -> JoinDocument:
+    """Return the document this machine was joined with. Raises NotJoinedError, DocumentError, OSError."""
+    try:
+        with open(root + paths.JOIN_DOCUMENT, "rb") as stream:
+            return JoinDocument.loads(stream.read())
+    except FileNotFoundError:
+        raise NotJoinedError("this machine is no node: it has no " + paths.JOIN_DOCUMENT) from None
+
+
+@contextlib.contextmanager
+def _fetching(document: JoinDocument) -> Iterator[Deliverer]:
+    if not document.artifact_endpoints:
+        yield _no_source
+        return
+    fetcher = Fetcher(document.artifact_endpoints, document.ca_pem)
+    try:
+        yield fetcher
+    finally:
+        fetcher.close()
+
+
+def _no_source(artifact: Artifact) -> None:
+    raise DeliveryFailed("the document names no place to fetch {} from".format(artifact.title))
