@@ -6,6 +6,7 @@ and this loop comes again later. Logs go to the journal by level prefix, one lin
 """
 
 import contextlib
+import faulthandler
 import os
 import random
 import select
@@ -13,7 +14,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from freehold_agent.channel import ERROR, NOTICE, Channel, Log
 from freehold_agent.contract import paths
@@ -21,14 +22,15 @@ from freehold_agent.contract.join_document import DocumentError, JoinDocument
 from freehold_agent.contract.resources import Artifact, Change
 from freehold_agent.converge import Deliverer, Summary, converge
 from freehold_agent.desired import ROLE, desired_node
+from freehold_agent.desired.agent_unit import WATCHDOG
 from freehold_agent.errors import AgentError, DeliveryFailed, Locked
 from freehold_agent.facts import gather
-from freehold_agent.fetch import Fetcher
 from freehold_agent.machine import files
 from freehold_agent.machine.lock import LockBusyError, converge_lock
 from freehold_agent.machine.programs import ProgramFailed
 from freehold_agent.machine.systemd import SystemdError, notify
 from freehold_agent.records import Record
+from freehold_agent.standing import Standing
 from freehold_agent.store import HashCache
 from freehold_agent.volume_channel import JoinService, VolumeChannel
 from freehold_agent.volumes import VolumeKeeper
@@ -40,9 +42,10 @@ BUSY_PAUSE = 5.0
 FIRST_PAUSE = 5.0
 LONGEST_PAUSE = 300.0
 """Seconds to wait after a failure: doubled from the first to the longest."""
-SLICE = 60.0
-"""Seconds between two signs of life while waiting."""
-STATUS = paths.RUN + "/agent.json"
+SLICE = 30.0
+"""Seconds between two signs of life while waiting: systemd waits three times as long."""
+LONGEST_LOOK = 600.0
+"""Seconds that a look with its repair may take without a sign of life."""
 REMOVED = (
     "this node was removed from the cluster; freehold-agent leave --yes takes everything off this machine"
 )
@@ -86,25 +89,39 @@ class Keeper:
         self._log = log
         self._channel: Optional[Channel] = None
         self._failures = 0
-        self._outcome: Dict[str, Any] = {}
+        self._standing = Standing(self._host.notify, self._host.now, self._host.root)
 
     def follow(self, wake: Callable[[], None]) -> None:
         """Ask for newer documents and volumes from now on; `wake` is called when a look is due."""
         root = self._host.root
         volumes = VolumeChannel(JoinService(lambda: read_document(root), root), VolumeKeeper(root), self._log)
         volumes.start()
-        self._channel = Channel(lambda: read_document(root), wake, self._log, volumes=volumes, root=root)
+        self._channel = Channel(
+            lambda: read_document(root),
+            wake,
+            self._log,
+            volumes=volumes,
+            stands=self._standing.channel,
+            root=root,
+        )
         self._channel.start()
 
     def round(self) -> float:
         """Look once and put back what differs; return the seconds until the next look. Never raises."""
+        self._host.notify("WATCHDOG=1\nWATCHDOG_USEC={:.0f}".format(LONGEST_LOOK * 1e6))
+        try:
+            return self._round()
+        finally:
+            self._host.notify("WATCHDOG=1\nWATCHDOG_USEC={:.0f}".format(WATCHDOG * 1e6))
+
+    def _round(self) -> float:
         offered = self._channel.offered() if self._channel else None
         try:
             changes = repair(self._host, self._tell, offered)
         except (Locked, LockBusyError):
             return BUSY_PAUSE
         except BehindError as error:
-            if self._outcome.get("state") != "waiting":
+            if self._standing.state != "waiting":
                 self._log(NOTICE, str(error))
             self._remember("waiting", str(error), [])
             return BUSY_PAUSE
@@ -137,18 +154,8 @@ class Keeper:
             self._log(NOTICE, "{}: {}".format(event.get("action"), event.get("title") or event.get("key")))
 
     def _remember(self, state: str, message: str, changes: List[Change]) -> None:
-        """Keep the outcome for `status`, only when it is another one: a quiet node writes nothing."""
-        self._host.notify("STATUS=" + (message.replace("\n", " ") or state))
-        outcome: Dict[str, Any] = {"state": state, "message": message}
-        if changes:
-            outcome["repaired"] = [change.key for change in changes]
-        elif self._outcome.get("state") == state and "repaired" in self._outcome:
-            outcome["repaired"] = self._outcome["repaired"]
-        if all(self._outcome.get(name) == value for name, value in outcome.items()) and self._outcome:
-            return
-        self._outcome = {**outcome, "since": self._host.now()}
-        with contextlib.suppress(OSError):
-            files.write_json(self._host.root + STATUS, self._outcome, 0o644)
+        """Keep the outcome for `status`."""
+        self._standing.looked(state, message, [change.key for change in changes])
 
 
 def repair(
@@ -201,7 +208,35 @@ def read_document(root: str = "") -> JoinDocument:
         with open(root + paths.JOIN_DOCUMENT, "rb") as stream:
             return JoinDocument.loads(stream.read())
     except FileNotFoundError:
-        raise NotJoinedError("this machine is no node: it has no " + paths.JOIN_DOCUMENT) from None
+        raise NotJoinedError(
+            "this machine is no node: it has no " + paths.JOIN_DOCUMENT,
+            hint="freehold token create, on the operator's machine, prints the line that makes it one",
+        ) from None
+
+
+class _LateFetcher:
+    """Begins to fetch once something is missing. Mostly nothing is, and the modules for it are a megabyte."""
+
+    def __init__(self, document: JoinDocument) -> None:
+        self._document = document
+        self._fetcher: Any = None
+
+    def announce(self, artifacts: Sequence[Artifact]) -> None:
+        self._made().announce(artifacts)
+
+    def __call__(self, artifact: Artifact) -> None:
+        self._made()(artifact)
+
+    def close(self) -> None:
+        if self._fetcher is not None:
+            self._fetcher.close()
+
+    def _made(self) -> Any:
+        if self._fetcher is None:
+            from freehold_agent.fetch import Fetcher
+
+            self._fetcher = Fetcher(self._document.artifact_endpoints, self._document.ca_pem)
+        return self._fetcher
 
 
 @contextlib.contextmanager
@@ -209,7 +244,7 @@ def _fetching(document: JoinDocument) -> Iterator[Deliverer]:
     if not document.artifact_endpoints:
         yield _no_source
         return
-    fetcher = Fetcher(document.artifact_endpoints, document.ca_pem)
+    fetcher = _LateFetcher(document)
     try:
         yield fetcher
     finally:
@@ -230,6 +265,8 @@ def run(keeper: Optional[Keeper] = None) -> int:
         # At once, even in the middle of a repair: a restart of this very unit is a step of a repair, and a converge
         # that ends anywhere is taken up by the next.
         signal.signal(number, _stop)
+    # A hang ends with SIGABRT: the journal then shows where each thread was.
+    faulthandler.enable()
     # Before the first look: whoever started us may still hold the lock that the look needs.
     notify("READY=1")
     keeper.follow(lambda: _poke(writer))
