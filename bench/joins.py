@@ -108,10 +108,10 @@ def thousand(plane: ControlPlane, directory: Path, options: argparse.Namespace) 
     result: dict[str, Any] = {}
     for count in (3, options.nodes):
         begun = time.monotonic()
-        plane.many(lambda number: pretend(plane, number), range(count))
-        say(f"{count} pretended nodes after {time.monotonic() - begun:.0f} s")
         leases = pretend_nodes.Leases(plane.server, authority(plane, directory), plane.admin_pair, count)
         try:
+            plane.many(lambda number: pretend(plane, number), range(count))
+            say(f"{count} pretended nodes after {time.monotonic() - begun:.0f} s")
             time.sleep(SETTLE)
             times = []
             for number in range(options.repeat):

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from freehold_agent.machine.kubernetes_api import ApiError, KubernetesApi
+from freehold_agent.machine.kubernetes_api import ApiError, KubernetesApi, NotFound
 
 NODES = "/api/v1/nodes"
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
@@ -76,7 +76,9 @@ class Keeper:
 
     def _renew(self, node: str) -> bool:
         try:
-            self._api.apply(f"{LEASES}/{node}", lease_object(node))
+            self._api.merge(f"{LEASES}/{node}", {"spec": {"renewTime": _now()}})
+        except NotFound:
+            return True  # it is being made
         except (ApiError, OSError):
             return False
         return True
@@ -112,9 +114,13 @@ def lease_object(node: str) -> dict[str, Any]:
         "spec": {
             "holderIdentity": node,
             "leaseDurationSeconds": 40,
-            "renewTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "renewTime": _now(),
         },
     }
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def main() -> int:
