@@ -22,8 +22,8 @@ def agent_resources(document: JoinDocument, facts: Mapping[str, Any]) -> List[Re
         # A hung one says in the journal where (SIGABRT, `keep.run`); what does not die of that is killed.
         "TimeoutAbortSec": "10",
         "LimitCORE": "0",
-        # One heap for all threads: each of its own would keep what it needed at its largest.
-        "Environment": "MALLOC_ARENA_MAX=1",
+        # glibc: one heap for all threads, and large blocks (those of a fetch) are given back as soon as they are free.
+        "Environment": "MALLOC_ARENA_MAX=1 MALLOC_MMAP_THRESHOLD_=131072 MALLOC_TRIM_THRESHOLD_=131072",
         "ExecReload": "/bin/kill -HUP $MAINPID",
         # Of the agent only: what it restarts are services of their own.
         "KillMode": "mixed",
