@@ -34,6 +34,7 @@ def test_a_machine_joins_and_follows(plane: ControlPlane, tmp_path: Path) -> Non
     joiner.machine.join(joiner.wish, None)
     woken = threading.Event()
     channel = joiner.channel(woken)
+    assert channel.poll() == 0, "the first answer comes at once, from then on it waits"
     waiting = threading.Thread(target=channel.poll)
     waiting.start()
     before = read_document(str(tmp_path))
