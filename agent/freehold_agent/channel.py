@@ -17,6 +17,7 @@ from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import DocumentError, JoinDocument
 from freehold_agent.contract.volumes import KIND
 from freehold_agent.join_client import Reply, ask
+from freehold_agent.standing import FOLLOWS, REMOVED, SILENT, ChannelState
 from freehold_agent.volume_channel import VolumeChannel
 
 WAIT = 240.0
@@ -46,16 +47,22 @@ class Channel:
         log: Log,
         *,
         volumes: Optional[VolumeChannel] = None,
+        stands: Callable[[ChannelState], None] = lambda _state: None,
         root: str = "",
         wait: float = WAIT,
         ask: Callable[..., Reply] = ask,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`current` reads the document on disk, `wake` makes the loop look at once; None follows no volumes."""
+        """`current` reads the document on disk, `wake` makes the loop look at once; None follows no volumes.
+
+        `stands` is told whenever the channel stands otherwise.
+        """
         self._current = current
         self._wake = wake
         self._log = log
         self._volumes = volumes
+        self._stands = stands
+        self._state = ChannelState()
         self._certificate = root + paths.KUBELET_CLIENT_CERTIFICATE
         self._wait = wait
         self._ask = ask
@@ -113,7 +120,9 @@ class Channel:
                 longest = min(longest, WAIT_WITHOUT_VOLUMES)
             else:
                 query["volumes"] = listed
-        wait = longest * random.uniform(0.8, 1.0)  # noqa: S311  no secret
+        # The first answer comes at once: a node that has nothing to wait for must know as well that it is heard.
+        following = self._state.state == FOLLOWS
+        wait = longest * random.uniform(0.8, 1.0) if following else 0.0  # noqa: S311  no secret
         query["wait"] = round(wait)
         path = "/v1/document/{}?{}".format(
             urllib.parse.quote(document.node, safe=""), urllib.parse.urlencode(query)
@@ -129,7 +138,7 @@ class Channel:
                 timeout=wait + MARGIN,
             )
         except (OSError, http.client.HTTPException) as error:
-            return self._failed("{} cannot be asked for a newer document: {}".format(server, error))
+            return self._unheard(server, "{} cannot be asked for a newer document: {}".format(server, error))
         return self._judge(reply, document, server)
 
     def _judge(self, reply: Reply, document: JoinDocument, server: str) -> float:
@@ -142,9 +151,11 @@ class Channel:
                     "freehold-agent leave --yes".format(document.node),
                 )
                 self._wake()
+            self._stand(REMOVED, server)
             return REMOVED_PAUSE
         if reply.status not in (200, 204):
-            return self._failed("{} answered {}".format(server, reply.status))
+            return self._unheard(server, "{} answered {}".format(server, reply.status))
+        self._stand(FOLLOWS, server)
         if self.removed:
             self.removed = False
             self._log(NOTICE, "node {} is known to the cluster again".format(document.node))
@@ -177,6 +188,18 @@ class Channel:
         self._log(INFO, "document generation {} came".format(newer.generation))
         self._wake()
         return 0.0
+
+    def _stand(self, state: str, server: str) -> None:
+        silent = state == self._state.state == SILENT  # whichever of them was asked last
+        if (state, server) != (self._state.state, self._state.server) and not silent:
+            self._state = ChannelState(state, server, time.time())
+            self._stands(self._state)
+
+    def _unheard(self, server: str, message: str) -> float:
+        pause = self._failed(message)
+        if self._failures >= TOLD_AFTER:
+            self._stand(SILENT, server)
+        return pause
 
     def _failed(self, message: str) -> float:
         """Try the next server; a line in the journal only when it lasts."""

@@ -132,24 +132,26 @@ def _run(_options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from freehold_agent.status import as_text, gather_status
+    from freehold_agent.status import as_text, gather_status, is_well
 
     status = gather_status()
     _print(json.dumps(status, indent=1) if options.output == "json" else as_text(status))
-    agent = status["agent"] or {}
-    return EXIT_FAILED if agent.get("state") == "failed" else EXIT_OK
+    return EXIT_OK if is_well(status) else EXIT_FAILED
 
 
 def _facts(options: argparse.Namespace) -> int:
     from freehold_agent.facts import gather
+    from freehold_agent.facts_text import as_text
 
+    if os.geteuid() != 0:
+        _say("not root: what only root can see is left out")
     facts = gather()
     # A proxy's address may hold a password.
     facts["proxy"] = sorted(facts["proxy"])
     if options.output == "json":
         _print(json.dumps(facts, indent=1))
     else:
-        _print("\n".join("{:<20} {}".format(name, _short(value)) for name, value in sorted(facts.items())))
+        _print(as_text(facts))
     return EXIT_OK
 
 
@@ -284,10 +286,6 @@ def _line(change: Mapping[str, Any]) -> str:
     sign = {"create": "+", "update": "~", "delete": "-"}.get(change["action"], "?")
     title = " ({})".format(change["title"]) if change.get("title") else ""
     return "{} {}{}".format(sign, change["key"], title)
-
-
-def _short(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _print(text: str) -> None:

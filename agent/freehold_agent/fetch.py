@@ -4,11 +4,11 @@
 and `receive` is that someone: it reads them from a stream that the installer sends.
 """
 
-import concurrent.futures
 import http.client
 import itertools
 import json
 import os
+import queue
 import threading
 import time
 from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional, Sequence
@@ -64,6 +64,15 @@ class Waiter:
             return 0
 
 
+class _Job:
+    """One artifact on its way. The standard library's futures load a megabyte of modules into the resident agent."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+        self.done = threading.Event()
+        self.error: Optional[BaseException] = None
+
+
 class Fetcher:
     """Fetches artifacts from artifact services: several at once, resumed, digests verified as bytes flow."""
 
@@ -86,9 +95,11 @@ class Fetcher:
         self._patience = patience
         self._machine = machine or ThisMachine()
         self._arrived: Dict[str, str] = {}
-        self._pool = concurrent.futures.ThreadPoolExecutor(parallel, "fetch")
+        self._parallel = parallel
+        self._workers: List[threading.Thread] = []
+        self._queue: queue.SimpleQueue[Optional[_Job]] = queue.SimpleQueue()
         self._local = threading.local()
-        self._jobs: Dict[str, concurrent.futures.Future[None]] = {}
+        self._jobs: Dict[str, _Job] = {}
         self._stopped = threading.Event()
         self._open: List[http.client.HTTPSConnection] = []
 
@@ -96,22 +107,41 @@ class Fetcher:
         """Begin to fetch, in this order."""
         for artifact in artifacts:
             if artifact.sha256 not in self._jobs:
-                self._jobs[artifact.sha256] = self._pool.submit(self._fetch, artifact)
+                job = self._jobs[artifact.sha256] = _Job(artifact)
+                self._queue.put(job)
+                if len(self._workers) < self._parallel:
+                    self._workers.append(threading.Thread(target=self._work, name="fetch", daemon=True))
+                    self._workers[-1].start()
 
     def __call__(self, artifact: Artifact) -> None:
         """Return when the artifact is in the store. Raises DeliveryFailed, DigestMismatch, OSError."""
         self.announce([artifact])
-        self._jobs[artifact.sha256].result()
+        job = self._jobs[artifact.sha256]
+        job.done.wait()
+        if job.error is not None:
+            raise job.error
 
     def close(self) -> None:
         """End transfers; what arrived stays for the next try."""
         self._stopped.set()
-        for job in self._jobs.values():
-            job.cancel()
-        self._pool.shutdown()
+        for _ in self._workers:
+            self._queue.put(None)
+        for worker in self._workers:
+            worker.join()
         HashCache(self._machine.hashes).remember(self._arrived)
         for connection in self._open:
             connection.close()
+
+    def _work(self) -> None:
+        """Fetch one after the other; what is left when we are told to end is not begun."""
+        for job in iter(self._queue.get, None):
+            try:
+                if not self._stopped.is_set():
+                    self._fetch(job.artifact)
+            except BaseException as error:  # noqa: BLE001  it is raised where it is waited for
+                job.error = error
+            finally:
+                job.done.set()
 
     def _fetch(self, artifact: Artifact) -> None:
         directory = self._machine.store

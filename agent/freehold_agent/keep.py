@@ -6,6 +6,7 @@ its lock, and this loop comes again later. Logs go to the journal by level prefi
 """
 
 import contextlib
+import faulthandler
 import os
 import random
 import select
@@ -19,14 +20,15 @@ from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import DocumentError, JoinDocument
 from freehold_agent.contract.resources import Change, Resource
 from freehold_agent.desired import ROLE
+from freehold_agent.desired.agent_unit import WATCHDOG
 from freehold_agent.errors import AgentError, Locked
-from freehold_agent.machine import files
 from freehold_agent.machine.lock import LockBusyError
 from freehold_agent.machine.programs import ProgramFailed
 from freehold_agent.machine.systemd import SystemdError, notify
 from freehold_agent.node_report import NOTHING, NodeReport
 from freehold_agent.records import Record
 from freehold_agent.repair import BehindError, Host, read_document, repair
+from freehold_agent.standing import Standing
 from freehold_agent.volume_channel import JoinService, VolumeChannel
 from freehold_agent.volumes import VolumeKeeper
 from freehold_agent.watch import Watch
@@ -34,13 +36,14 @@ from freehold_agent.watch import Watch
 INTERVAL = 60.0
 """Seconds between two looks, jittered by a fifth: a thousand agents must not look at once."""
 GLANCE = 10.0
-"""Seconds between two glances, jittered likewise."""
+"""Seconds between two glances and signs of life, jittered likewise: systemd waits several times as long."""
 BUSY_PAUSE = 5.0
 """Seconds until the next try while another run changes the machine."""
 FIRST_PAUSE = 5.0
 LONGEST_PAUSE = 300.0
 """Seconds to wait after a failure: doubled from the first to the longest."""
-STATUS = paths.RUN + "/agent.json"
+LONGEST_LOOK = 600.0
+"""Seconds that a look with its repair may take without a sign of life."""
 REPAIR_EVENT, FAILURE_EVENT, DRIFT_EVENT = "FreeholdRepaired", "FreeholdRepairFailed", "FreeholdDrift"
 """Reasons of Events on the Node."""
 REMOVED = (
@@ -62,8 +65,7 @@ class Keeper:
         self._log = log
         self._channel: Optional[Channel] = None
         self._failures = 0
-        self._outcome: Dict[str, Any] = {}
-        self._unwritten = False
+        self._standing = Standing(self._host.notify, self._host.now, self._host.root)
         self._done: List[str] = []
         """What the last look put back, in words; not what this node gets for the first time."""
         self._known: Set[str] = set()
@@ -78,11 +80,25 @@ class Keeper:
         self._report.start()
         volumes = VolumeChannel(JoinService(lambda: read_document(root), root), VolumeKeeper(root), self._log)
         volumes.start()
-        self._channel = Channel(lambda: read_document(root), wake, self._log, volumes=volumes, root=root)
+        self._channel = Channel(
+            lambda: read_document(root),
+            wake,
+            self._log,
+            volumes=volumes,
+            stands=self._standing.channel,
+            root=root,
+        )
         self._channel.start()
 
     def round(self) -> float:
         """Look once and put back what differs; return the seconds until the next look. Never raises."""
+        self._host.notify("WATCHDOG=1\nWATCHDOG_USEC={:.0f}".format(LONGEST_LOOK * 1e6))
+        try:
+            return self._round()
+        finally:
+            self._host.notify("WATCHDOG=1\nWATCHDOG_USEC={:.0f}".format(WATCHDOG * 1e6))
+
+    def _round(self) -> float:
         offered = self._channel.offered() if self._channel else None
         self._done = []
         try:
@@ -90,7 +106,7 @@ class Keeper:
         except (Locked, LockBusyError):
             return BUSY_PAUSE
         except BehindError as error:
-            if self._outcome.get("state") != "waiting":
+            if self._standing.state != "waiting":
                 self._log(NOTICE, str(error))
             self._remember("waiting", str(error), [])
             return BUSY_PAUSE
@@ -144,8 +160,7 @@ class Keeper:
             if one not in drift:
                 self._log(NOTICE, "gone again: " + one)
         self._drift = drift
-        if news and not always and self._outcome:
-            self._remember(self._outcome["state"], self._outcome["message"], [])
+        self._standing.drifts(drift)
         if self._report is not None and not self._failures:
             if drift:
                 self._report.condition(True, "ForeignSettings", "; ".join(drift))
@@ -180,22 +195,8 @@ class Keeper:
             self._log(NOTICE, "{}: {}".format(event.get("action"), name))
 
     def _remember(self, state: str, message: str, changes: List[Change]) -> None:
-        """Keep the outcome for `status`, only when it is another one: a quiet node writes nothing."""
-        self._host.notify("STATUS=" + (message.replace("\n", " ") or state))
-        outcome: Dict[str, Any] = {"state": state, "message": message, "drift": self._drift}
-        if changes:
-            outcome["repaired"] = [change.key for change in changes]
-        elif self._outcome.get("state") == state and "repaired" in self._outcome:
-            outcome["repaired"] = self._outcome["repaired"]
-        same = all(self._outcome.get(name) == value for name, value in outcome.items()) and self._outcome
-        if same and not self._unwritten:
-            return
-        if not same:
-            self._outcome = {**outcome, "since": self._host.now()}
-        self._unwritten = True
-        with contextlib.suppress(OSError):
-            files.write_json(self._host.root + STATUS, self._outcome, 0o644)
-            self._unwritten = False
+        """Keep the outcome for `status`."""
+        self._standing.looked(state, message, [change.key for change in changes])
 
 
 def run(keeper: Optional[Keeper] = None) -> int:
@@ -208,6 +209,8 @@ def run(keeper: Optional[Keeper] = None) -> int:
         # At once, even in the middle of a repair: a restart of this very unit is a step of a repair, and a converge
         # that ends anywhere is taken up by the next.
         signal.signal(number, _stop)
+    # A hang ends with SIGABRT: the journal then shows where each thread was.
+    faulthandler.enable()
     # Before the first look: whoever started us may still hold the lock that the look needs.
     notify("READY=1")
     keeper.follow(lambda: _poke(writer))

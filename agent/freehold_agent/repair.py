@@ -16,7 +16,6 @@ from freehold_agent.converge import Deliverer, Summary, converge
 from freehold_agent.desired import ROLE, desired_node
 from freehold_agent.errors import AgentError, DeliveryFailed, StepFailed
 from freehold_agent.facts import gather
-from freehold_agent.fetch import Fetcher
 from freehold_agent.machine import files
 from freehold_agent.machine.lock import converge_lock
 from freehold_agent.machine.systemd import notify
@@ -150,7 +149,35 @@ def read_document(root: str = "") -> JoinDocument:
         with open(root + paths.JOIN_DOCUMENT, "rb") as stream:
             return JoinDocument.loads(stream.read())
     except FileNotFoundError:
-        raise NotJoinedError("this machine is no node: it has no " + paths.JOIN_DOCUMENT) from None
+        raise NotJoinedError(
+            "this machine is no node: it has no " + paths.JOIN_DOCUMENT,
+            hint="freehold token create, on the operator's machine, prints the line that makes it one",
+        ) from None
+
+
+class _LateFetcher:
+    """Begins to fetch once something is missing. Mostly nothing is, and the modules for it are a megabyte."""
+
+    def __init__(self, document: JoinDocument) -> None:
+        self._document = document
+        self._fetcher: Any = None
+
+    def announce(self, artifacts: Sequence[Artifact]) -> None:
+        self._made().announce(artifacts)
+
+    def __call__(self, artifact: Artifact) -> None:
+        self._made()(artifact)
+
+    def close(self) -> None:
+        if self._fetcher is not None:
+            self._fetcher.close()
+
+    def _made(self) -> Any:
+        if self._fetcher is None:
+            from freehold_agent.fetch import Fetcher
+
+            self._fetcher = Fetcher(self._document.artifact_endpoints, self._document.ca_pem)
+        return self._fetcher
 
 
 @contextlib.contextmanager
@@ -158,7 +185,7 @@ def _fetching(document: JoinDocument) -> Iterator[Deliverer]:
     if not document.artifact_endpoints:
         yield _no_source
         return
-    fetcher = Fetcher(document.artifact_endpoints, document.ca_pem)
+    fetcher = _LateFetcher(document)
     try:
         yield fetcher
     finally:

@@ -3,56 +3,20 @@
 import contextlib
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.support.control_plane_on_loopback import ControlPlane
-from tests.support.joining_machine import JoiningMachine
-from tests.support.pretend_machine import Machine, next_key, status_of
+from tests.support.joiner import Joiner
+from tests.support.pretend_machine import Machine, status_of
 
-from freehold_agent.channel import REMOVED_PAUSE, Channel
+from freehold_agent.channel import REMOVED_PAUSE
 from freehold_agent.contract import paths
 from freehold_agent.join_client import Refused
-from freehold_agent.join_node import Wish
 from freehold_agent.repair import read_document
 from freehold_bootstrap import documents, node_admission, node_record, tokens
 from freehold_bootstrap.node_admission import NODES, NodeRequest
 
 pytestmark = pytest.mark.bundle
-
-
-class Joiner:
-    """A machine with a token: real requests and files, and a kubelet that only asks for its certificate."""
-
-    def __init__(self, plane: ControlPlane, root: Path, **invitation: Any) -> None:
-        self.plane = plane
-        self.known = Machine.invited(plane, **invitation)
-        self.machine = JoiningMachine(root, self._certificate, lambda _certificate: self.known.goes_live())
-        interface = {"name": "eth1", "mtu": 1500, "addresses": [f"{self.known.address}/16"]}
-        self.machine.facts["interfaces"] = [*self.machine.facts["interfaces"], interface]
-        self.wish = Wish(plane.settings.join_endpoints, plane.pki.ca_pem(), self.known.node)
-        self.certificate = root / paths.KUBELET_CLIENT_CERTIFICATE[1:]
-
-    def _certificate(self) -> bytes:
-        """Do what a kubelet does with the bootstrap kubeconfig."""
-        self.known.bootstrap = self.machine.bootstrap_seen[-1]
-        self.plane.secrets.append(self.known.bootstrap.split(".")[1])
-        key = next_key()
-        return Path(self.known.certified(self.known.first_request(key), key)).read_bytes()
-
-    def join(self, token: str | None = None) -> None:
-        for _ in self.plane.attempts():
-            try:
-                return self.machine.join(self.wish, self.known.token if token is None else token)
-            except Refused as refused:
-                # Other tests guess from the same address; a token just made is known there a second later.
-                if refused.reason != "too-many-failures":
-                    raise
-        raise AssertionError("attempts end in a failure")
-
-    def channel(self, wake: threading.Event) -> Channel:
-        root = str(self.machine.root)
-        return Channel(lambda: read_document(root), wake.set, lambda _level, _text: None, root=root)
 
 
 def test_a_machine_joins_and_follows(plane: ControlPlane, tmp_path: Path) -> None:
@@ -70,6 +34,7 @@ def test_a_machine_joins_and_follows(plane: ControlPlane, tmp_path: Path) -> Non
     joiner.machine.join(joiner.wish, None)
     woken = threading.Event()
     channel = joiner.channel(woken)
+    assert channel.poll() == 0, "the first answer comes at once, from then on it waits"
     waiting = threading.Thread(target=channel.poll)
     waiting.start()
     before = read_document(str(tmp_path))
@@ -123,3 +88,31 @@ def test_a_node_of_a_minute_ago_joins_again(plane: ControlPlane, tmp_path: Path)
     joiner.machine.dies_after = ""
     joiner.join()
     assert joiner.known.document().node_uid == plane.admin.get(f"{NODES}/{node}")["metadata"]["uid"]
+
+
+def test_fifty_agents_join_at_once(plane: ControlPlane, tmp_path: Path) -> None:
+    """50 agents run `join-node` in the same moment, from one address: none fails, each gets a network of its own.
+
+    `bench.joins` does it with 200; that many machines, with another client than the agent's, are in the test of floods.
+    """
+    joiners = plane.many(lambda number: Joiner(plane, tmp_path / str(number)), range(50))
+    start = threading.Barrier(len(joiners))
+    failed: list[str] = []
+
+    def join(joiner: Joiner) -> None:
+        start.wait()
+        try:
+            joiner.join()
+        except BaseException as error:
+            failed.append(f"{joiner.known.node}: {error!r}")
+
+    threads = [threading.Thread(target=join, args=(joiner,)) for joiner in joiners]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    documents_ = [read_document(str(joiner.machine.root)) for joiner in joiners]
+    assert len({document.network.node_pod_cidrs for document in documents_}) == len(joiners)
+    assert all(joiner.certificate.exists() for joiner in joiners)
+    plane.remove_all_nodes()

@@ -86,7 +86,8 @@ class ControlPlane:
         self.commands = self._lay_out(control_plane_resources(self.state.context(self._host)))
         self.server = f"https://{self.address}:{paths.API_PORT}"
         self._connections: list[http.client.HTTPConnection] = []
-        self.admin = self.api(self.pair(trust.ADMIN), keep=True)
+        self.admin_pair = self.pair(trust.ADMIN)
+        self.admin = self.api(self.admin_pair, keep=True)
         self.installer = self.api(self.pair(trust.INSTALLER), keep=True)
         self.pool = ThreadPoolExecutor(AT_ONCE, "many")
 

@@ -89,6 +89,7 @@ class JoiningMachine:
         self.dies_after = ""
         self.fails: Optional[Exception] = None
         self.sleep: Callable[[float], None] = lambda _seconds: None
+        self.patience = 20.0
         for name in (paths.ETC, paths.KUBERNETES, paths.KUBELET_STATE + "/pki"):
             (root / name[1:]).mkdir(parents=True, exist_ok=True)
 
@@ -117,7 +118,7 @@ class JoiningMachine:
 
     def _surroundings(self) -> Surroundings:
         def client(servers: Any, ca_pem: str, **options: Any) -> JoinClient:
-            made = _Mortal(servers, ca_pem, **options, patience=20.0, sleep=self.sleep)
+            made = _Mortal(servers, ca_pem, **options, patience=self.patience, sleep=self.sleep)
             made.machine = self
             return made
 

@@ -10,8 +10,8 @@ from freehold_agent.contract.unit_file import service
 
 UNIT = "freehold-agent"
 OTHERS = ("containerd", "freehold-images", "kubelet", "flannel", "kube-proxy")
-WATCHDOG = 300
-"""Seconds without a sign of life until systemd restarts it; one repair takes less."""
+WATCHDOG = 90
+"""Seconds without a sign of life until systemd restarts it; more during a look (`keep`)."""
 
 
 def agent_resources(document: JoinDocument, facts: Mapping[str, Any]) -> List[Resource]:
@@ -19,6 +19,11 @@ def agent_resources(document: JoinDocument, facts: Mapping[str, Any]) -> List[Re
     settings: Dict[str, Any] = {
         "Type": "notify",
         "WatchdogSec": str(WATCHDOG),
+        # A hung one says in the journal where (SIGABRT, `keep.run`); what does not die of that is killed.
+        "TimeoutAbortSec": "10",
+        "LimitCORE": "0",
+        # glibc: one heap for all threads, and large blocks (those of a fetch) are given back as soon as they are free.
+        "Environment": "MALLOC_ARENA_MAX=1 MALLOC_MMAP_THRESHOLD_=131072 MALLOC_TRIM_THRESHOLD_=131072",
         "ExecReload": "/bin/kill -HUP $MAINPID",
         # Of the agent only: what it restarts are services of their own.
         "KillMode": "mixed",

@@ -10,7 +10,6 @@ import json
 import os
 import socket
 import ssl
-import tempfile
 import threading
 import time
 import urllib.parse
@@ -269,6 +268,8 @@ class _EmbeddedPair:
 
     @contextlib.contextmanager
     def on_disk(self) -> Iterator[str]:
+        import tempfile  # the resident agent never comes here
+
         with tempfile.NamedTemporaryFile(prefix="freehold-") as stream:  # created 0600
             stream.write(self._pem)
             stream.flush()

@@ -13,6 +13,7 @@ from freehold_agent.channel import ERROR, REMOVED_PAUSE, TOLD_AFTER, WARNING, Ch
 from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.join_client import Reply
+from freehold_agent.standing import FOLLOWS, REMOVED, SILENT
 
 
 class Service:
@@ -126,3 +127,26 @@ def test_without_a_document_nobody_is_asked(tmp_path: Path) -> None:
 
     channel = Channel(none, lambda: None, lambda _level, _text: None, root=str(tmp_path))
     assert channel.poll() > 0
+
+
+def test_how_the_channel_stands_is_told_once(service: Service) -> None:
+    """The first answer comes at once and says that we are heard, then questions wait; silence is told when it lasts."""
+    told: list[tuple[str, str]] = []
+    service.channel = Channel(
+        lambda: service.document,
+        service._wake,
+        lambda _level, _text: None,
+        stands=lambda state: told.append((state.state, state.server)),
+        ask=service._ask,
+    )
+    service.poll(204, 204)
+    waits = [int(path.partition("wait=")[2]) for _, path in service.asked]
+    assert waits[0] == 0
+    assert waits[1] > 100
+    service.poll(*[OSError("away")] * 9)
+    first, second = service.document.join_endpoints
+    service.answers = []
+    assert [state for state, _ in told] == [FOLLOWS, SILENT]
+    service.poll(204, 410)
+    assert [state for state, _ in told] == [FOLLOWS, SILENT, FOLLOWS, REMOVED]
+    assert {server for _, server in told} <= {first, second}

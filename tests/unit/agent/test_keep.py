@@ -22,10 +22,11 @@ from freehold_agent.contract import paths
 from freehold_agent.contract.resources import Change
 from freehold_agent.converge import Summary
 from freehold_agent.errors import StepFailed
-from freehold_agent.keep import BUSY_PAUSE, INTERVAL, STATUS, Keeper
+from freehold_agent.keep import BUSY_PAUSE, INTERVAL, Keeper
 from freehold_agent.machine.lock import LockBusyError
 from freehold_agent.records import Record
 from freehold_agent.repair import Host, NotJoinedError, repair
+from freehold_agent.standing import FILE as STATUS
 
 CHANGE = Change("file:/etc/freehold/kubelet.json", "update", {}, {})
 
