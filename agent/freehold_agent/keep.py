@@ -12,18 +12,20 @@ import select
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
 from freehold_agent.channel import ERROR, NOTICE, Channel, Log
-from freehold_agent.contract import paths
+from freehold_agent.contract import fitness, paths
 from freehold_agent.contract.join_document import DocumentError, JoinDocument
 from freehold_agent.contract.resources import Artifact, Change
 from freehold_agent.converge import Deliverer, Summary, converge
 from freehold_agent.desired import ROLE, desired_node
+from freehold_agent.desired.machine import interface_of
 from freehold_agent.errors import AgentError, DeliveryFailed, Locked
 from freehold_agent.facts import gather
 from freehold_agent.fetch import Fetcher
+from freehold_agent.health import Health
 from freehold_agent.machine import files
 from freehold_agent.machine.lock import LockBusyError, converge_lock
 from freehold_agent.machine.programs import ProgramFailed
@@ -42,6 +44,7 @@ LONGEST_PAUSE = 300.0
 """Seconds to wait after a failure: doubled from the first to the longest."""
 SLICE = 60.0
 """Seconds between two signs of life while waiting."""
+POD_INTERFACES = ("cni", "flannel", "veth")
 STATUS = paths.RUN + "/agent.json"
 REMOVED = (
     "this node was removed from the cluster; freehold-agent leave --yes takes everything off this machine"
@@ -60,6 +63,12 @@ class BehindError(AgentError):
     kind = "locked"
 
 
+class ElsewhereError(AgentError):
+    """The machine has another address than the cluster knows."""
+
+    kind = "unfit"
+
+
 def to_journal(level: int, message: str) -> None:
     """Write one line to the journal (stderr of a service)."""
     sys.stderr.write("<{}>{}\n".format(level, message.replace("\n", " ")))
@@ -75,6 +84,7 @@ class Host:
     lock: Callable[..., Any] = converge_lock
     notify: Callable[[str], bool] = notify
     now: Callable[[], float] = time.time
+    health: Callable[..., str] = field(default_factory=lambda: Health().look)
     root: str = ""
 
 
@@ -86,6 +96,8 @@ class Keeper:
         self._log = log
         self._channel: Optional[Channel] = None
         self._failures = 0
+        self._trouble = ""
+        """What is wrong beside the resources, as it was said last."""
         self._outcome: Dict[str, Any] = {}
 
     def follow(self, wake: Callable[[], None]) -> None:
@@ -99,6 +111,7 @@ class Keeper:
     def round(self) -> float:
         """Look once and put back what differs; return the seconds until the next look. Never raises."""
         offered = self._channel.offered() if self._channel else None
+        self._look_at_health()
         try:
             changes = repair(self._host, self._tell, offered)
         except (Locked, LockBusyError):
@@ -120,9 +133,20 @@ class Keeper:
             self._channel.taken(offered)
         if self._channel is not None and self._channel.removed:
             self._remember("removed", REMOVED, changes)
+        elif self._trouble:
+            self._remember("failed", self._trouble, changes)
         else:
             self._remember("converged", "", changes)
         return INTERVAL * random.uniform(0.8, 1.2)  # noqa: S311  no secret
+
+    def _look_at_health(self) -> None:
+        """Say what is wrong beside the resources, once; a repair would reset the counts that tell it."""
+        trouble = ""
+        with contextlib.suppress(AgentError, DocumentError, OSError):
+            trouble = self._host.health(read_document(self._host.root).node, self._host.now())
+        if trouble and trouble != self._trouble:
+            self._log(ERROR, trouble)
+        self._trouble = trouble
 
     def _failed(self, message: str) -> float:
         self._log(ERROR, message)
@@ -172,6 +196,7 @@ def repair(
         files.remove(host.root + paths.BOOTSTRAP_KUBECONFIG)
         facts = host.facts()
         _refuse_the_way_back(host, document, facts)
+        _refuse_elsewhere(document, facts)
         resources = desired_node(document, facts)
         with _fetching(document) as deliver:
             changes = list(host.converge(resources, ROLE, deliver, progress).changes)
@@ -192,6 +217,24 @@ def _refuse_the_way_back(host: Host, document: JoinDocument, facts: Mapping[str,
                 used, document.manifest.directory
             ),
             hint="if no freehold apply is running, run one",
+        )
+
+
+def _refuse_elsewhere(document: JoinDocument, facts: Mapping[str, Any]) -> None:
+    """Raise ElsewhereError when no interface has the node's address: programs told to use it would not start."""
+    if document.addresses and interface_of(document.addresses[0], facts) is None:
+        present = [
+            address
+            for address, interface in fitness.addresses(facts).items()
+            if not interface.startswith(POD_INTERFACES) and not address.startswith("fe80:")
+        ]
+        raise ElsewhereError(
+            "no interface of this machine has the address of node {}, {}; it has {}".format(
+                document.node, document.addresses[0], ", ".join(present) or "none"
+            ),
+            hint="if that is to stay so, on the operator's machine: freehold node set-address {} {}".format(
+                document.node, present[0] if present else "ADDRESS"
+            ),
         )
 
 

@@ -5,6 +5,7 @@ from typing import Any, Dict
 
 from freehold_agent.certificate import read_certificate
 from freehold_agent.contract import paths
+from freehold_agent.health import RENEW
 from freehold_agent.keep import STATUS, read_document
 from freehold_agent.machine import files
 from freehold_agent.machine.systemd import Systemd
@@ -44,9 +45,7 @@ def as_text(status: Dict[str, Any]) -> str:
         ),
         "release      {release}, document generation {generation}".format(**status),
         "state        {}".format(_state(agent)),
-        "certificate  {}".format(
-            "valid until " + _moment(certificate["not_after"]) if certificate else "none"
-        ),
+        "certificate  {}".format(_validity(certificate["not_after"]) if certificate else "none"),
     ]
     lines += ["{:<12} {}".format(name, state) for name, state in status["units"].items()]
     return "\n".join(lines)
@@ -66,6 +65,14 @@ def _certificate() -> "Dict[str, float]":
     except (OSError, ValueError):
         return {}
     return {"not_before": facts.not_before, "not_after": facts.not_after}
+
+
+def _validity(not_after: float) -> str:
+    if not_after > time.time():
+        return "valid until " + _moment(not_after)
+    return "expired at {}; a new one, with a token of freehold node rejoin: {}".format(
+        _moment(not_after), RENEW
+    )
 
 
 def _moment(seconds: float) -> str:
