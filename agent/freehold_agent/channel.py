@@ -119,6 +119,7 @@ class Channel:
             urllib.parse.quote(document.node, safe=""), urllib.parse.urlencode(query)
         )
         server = document.join_endpoints[self._server % len(document.join_endpoints)]
+        shown = self._certificate_now()
         try:
             reply = self._ask(
                 server,
@@ -130,7 +131,18 @@ class Channel:
             )
         except (OSError, http.client.HTTPException) as error:
             return self._failed("{} cannot be asked for a newer document: {}".format(server, error))
+        if reply.status == 410 and shown != self._certificate_now():
+            # It is about the certificate of before: this machine joined again (`renew`) while the question was open.
+            return FIRST_PAUSE
         return self._judge(reply, document, server)
+
+    def _certificate_now(self) -> bytes:
+        """Return what the certificate's file holds, empty when there is none."""
+        try:
+            with open(self._certificate, "rb") as stream:
+                return stream.read()
+        except OSError:
+            return b""
 
     def _judge(self, reply: Reply, document: JoinDocument, server: str) -> float:
         if reply.status == 410:

@@ -118,6 +118,30 @@ def test_a_removed_node_says_so_once_and_asks_rarely(service: Service) -> None:
     assert not service.channel.removed
 
 
+def test_a_certificate_of_before_is_not_a_removal(service: Service, tmp_path: Path) -> None:
+    """A question that was open while the machine joined again (`renew`) ends with 410: it is asked anew, soon."""
+    certificate = tmp_path / paths.KUBELET_CLIENT_CERTIFICATE[1:]
+    certificate.parent.mkdir(parents=True)
+    certificate.write_text("expired")
+
+    def ask(*_: Any, **_options: Any) -> Reply:
+        certificate.write_text("renewed")
+        return Reply(410, {}, b"")
+
+    told: list[str] = []
+    channel = Channel(
+        lambda: service.document,
+        service._wake,
+        lambda _level, text: told.append(text),
+        root=str(tmp_path),
+        ask=ask,
+    )
+    assert channel.poll() < TOLD_AFTER
+    assert (channel.removed, told) == (False, [])
+    assert channel.poll() == REMOVED_PAUSE, "now it is about this one"
+    assert channel.removed
+
+
 def test_without_a_document_nobody_is_asked(tmp_path: Path) -> None:
     """A machine that is no node keeps quiet; the loop says what is wrong."""
 

@@ -235,7 +235,11 @@ def test_an_address_is_changed_with_record_and_document(house: House) -> None:
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("w1", "the inventory says that w1 has"), ("cp1", "cp1 is a control plane"), ("w7", "there is no node w7")],
+    [
+        ("w1", "the inventory says that w1 has"),
+        ("cp1", "cp1 is a control plane"),
+        ("w7", "there is no node w7"),
+    ],
 )
 def test_an_address_that_the_next_apply_would_undo_is_refused(house: House, name: str, said: str) -> None:
     """The inventory is the truth for its machines; nothing is written."""
