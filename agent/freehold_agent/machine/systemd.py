@@ -35,7 +35,8 @@ _LOST = (
     "Broken pipe",
 )
 """What systemctl says when systemd executed itself anew (updates do that) and left it without an answer."""
-_TRIES = 20
+_UNDER_WAY = "D-Bus connection terminated"
+_TRIES = 40
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
 """Seconds between two of them."""
 
@@ -138,6 +139,9 @@ class Systemd:
             except ProgramFailed as error:
                 if error.status is None or not any(words in error.output for words in _LOST):
                     raise
+                if _UNDER_WAY in error.output and command[1] == "restart":
+                    # It was waiting: the restart goes on, and another one would begin it anew.
+                    command = [command[0], "start", *command[2:]]
             self._sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
         return self._runner(command, **options)

@@ -320,6 +320,20 @@ def test_a_systemd_that_executes_itself_anew_is_asked_again():
     assert len(said) > 50, "it gives up"
 
 
+def test_a_restart_that_is_under_way_is_not_begun_anew():
+    """systemd left while we waited for it: it is waited for again, with a word that restarts nothing."""
+    calls = []
+
+    def runner(command, **_options):
+        calls.append(command)
+        if len(calls) == 1:
+            raise ProgramFailed(command, 1, "Warning! D-Bus connection terminated.")
+        return ""
+
+    Systemd(runner, lambda _seconds: None).restart("a.service")
+    assert calls == [["systemctl", verb, "--", "a.service"] for verb in ("restart", "start")]
+
+
 def test_a_missing_program_is_one_clear_error():
     """No traceback of subprocess reaches a person."""
     with pytest.raises(ProgramFailed, match="program not found: freehold-no-such"):
