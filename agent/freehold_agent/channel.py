@@ -61,6 +61,7 @@ class Channel:
         self._ask = ask
         self._sleep = sleep
         self._lock = threading.Lock()
+        self._thread: Optional[threading.Thread] = None
         self._offered: Optional[JoinDocument] = None
         self._seen = ("", 0)
         """UID of the Node and the newest generation that came for it, taken or not."""
@@ -70,8 +71,12 @@ class Channel:
         """The cluster does not know this node any more."""
 
     def start(self) -> None:
-        """Follow in a thread of its own, until the process ends."""
-        threading.Thread(target=self._run, name="channel", daemon=True).start()
+        """Follow in a thread of its own, until the process ends or `start` is called again.
+
+        That is for a machine that has moved: a question asked from an address that is gone would stay open for minutes.
+        """
+        self._thread = threading.Thread(target=self._run, name="channel", daemon=True)
+        self._thread.start()
 
     def offered(self) -> Optional[JoinDocument]:
         """Return the newest document that came, None when nothing newer than the one on disk has."""
@@ -85,7 +90,7 @@ class Channel:
                 self._offered = None
 
     def _run(self) -> None:
-        while True:
+        while self._thread is threading.current_thread():
             try:
                 pause = self.poll()
             except Exception as error:  # noqa: BLE001  the thread outlives every mistake of ours

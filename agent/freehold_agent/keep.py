@@ -123,7 +123,15 @@ class Keeper:
             return BUSY_PAUSE
         except (AgentError, SystemdError, ProgramFailed, DocumentError, OSError) as error:
             hint = getattr(error, "hint", "")
-            return self._failed("{}{}".format(error, " ({})".format(hint) if hint else ""))
+            message = "{}{}".format(error, " ({})".format(hint) if hint else "")
+            if (
+                isinstance(error, ElsewhereError)
+                and self._channel
+                and message != self._outcome.get("message")
+            ):
+                # What it asks comes from an address that is gone; the new one is to be told there.
+                self._channel.start()
+            return self._failed(message)
         except Exception as error:  # noqa: BLE001  the loop outlives every mistake of ours
             return self._failed("internal error: {}: {}".format(type(error).__name__, error))
         if self._failures:

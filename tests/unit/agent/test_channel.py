@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,36 @@ def test_a_certificate_of_before_is_not_a_removal(service: Service, tmp_path: Pa
     assert (channel.removed, told) == (False, [])
     assert channel.poll() == REMOVED_PAUSE, "now it is about this one"
     assert channel.removed
+
+
+def test_a_channel_that_starts_again_leaves_the_old_question(service: Service) -> None:
+    """A machine that has moved asks anew; the thread with the question from before ends with it."""
+    asked: list[threading.Thread] = []
+    begun, over = threading.Semaphore(0), threading.Event()
+
+    def ask(*_: Any, **_options: Any) -> Reply:
+        asked.append(threading.current_thread())
+        begun.release()
+        over.wait(30)
+        return Reply(204, {}, b"")
+
+    channel = Channel(
+        lambda: service.document,
+        service._wake,
+        lambda *_: None,
+        ask=ask,
+        sleep=lambda _: threading.Event().wait(),
+    )
+    for _ in range(2):
+        channel.start()
+        assert begun.acquire(timeout=30)
+    first, second = asked[:2]
+    assert first is not second
+    channel._thread = None  # so that the second ends, too
+    over.set()
+    for thread in (first, second):
+        thread.join(30)
+        assert not thread.is_alive()
 
 
 def test_without_a_document_nobody_is_asked(tmp_path: Path) -> None:
