@@ -60,7 +60,7 @@ class Health:
         except (OSError, ValueError):
             pass  # without one there is nothing to keep, and that is said elsewhere
         try:
-            units = self._show(UNITS, ("NRestarts", "Result", "ExecMainStatus", "DropInPaths"))
+            units = self._show(UNITS, ("NRestarts", "DropInPaths"))
         except (SystemdError, ProgramFailed, OSError):
             units = {}
         troubles += [self._dying(name, state) for name, state in units.items()]
@@ -77,9 +77,7 @@ class Health:
         if not known.dying:
             return ""
         unit = name.rpartition(".")[0]
-        told = "{} does not stay up (exit status {}): journalctl -u {}".format(
-            unit, state.get("ExecMainStatus") or "unknown", unit
-        )
+        told = "{0} does not stay up: journalctl -u {0}".format(unit)
         if state.get("DropInPaths"):
             told += "; not only freehold's unit counts, but also " + ", ".join(state["DropInPaths"].split())
         return told
