@@ -45,7 +45,7 @@ class Health:
     """Remembers from one look to the next how often programs were restarted."""
 
     def __init__(
-        self, show: Callable[..., Dict[str, Mapping[str, str]]] = Systemd().show, root: str = ""
+        self, show: Callable[..., Mapping[str, Mapping[str, str]]] = Systemd().show, root: str = ""
     ) -> None:
         self._show = show
         self._root = root
@@ -62,7 +62,7 @@ class Health:
         try:
             units = self._show(UNITS, ("NRestarts", "DropInPaths"))
         except (SystemdError, ProgramFailed, OSError):
-            units = {}
+            return "; ".join(filter(None, troubles))
         troubles += [self._dying(name, state) for name, state in units.items()]
         return "; ".join(trouble for trouble in troubles if trouble)
 
