@@ -141,36 +141,6 @@ def test_pods_outlive_containerd_and_new_ones_come(
     assert _containers(echo, other) == before
 
 
-def test_collecting_images_spares_what_came_with_us(
-    cluster: Cluster, kubectl: Kubectl, echo: Kubectl, other: str, tmp_path: Path
-) -> None:
-    """On a disk that is called full the kubelet removes every image that is not used, and none of the release."""
-    unused = "registry.freehold.invalid/unused:1"
-    write_image(tmp_path / "unused.tar", Tree({"/text": b"unused"}), Settings(unused, "amd64"), tmp_path)
-    content = (tmp_path / "unused.tar").read_bytes()
-    send = f"base64 -d | {CTR} images import --label {CRI_LABEL} -"
-    cluster.run(other, send, stdin=base64.b64encode(content).decode())
-    ours = {entry.image for entry in cluster.bundle.manifest.for_roles("node") if entry.image}
-    assert ours | {unused} <= _images(cluster, other)
-    cluster.run(
-        other,
-        f"systemctl stop freehold-agent; cp -p {CONFIG} /run/e2e-kubelet.json; "
-        f"python3 -c '{FULL}' {CONFIG}; systemctl restart kubelet",
-    )
-    try:
-        wait_for(lambda: unused not in _images(cluster, other), PATIENCE, "the unused image to go")
-    finally:
-        cluster.run(
-            other,
-            f"mv /run/e2e-kubelet.json {CONFIG}; systemctl restart kubelet; systemctl start freehold-agent",
-        )
-    assert ours <= _images(cluster, other)
-    cluster.load_images(other)
-    # It may have evicted a pod, too.
-    kubectl.wait(f"node/{other}", "condition=DiskPressure=False", timeout=PATIENCE)
-    echo.rolled_out("daemonset/echo", "daemonset/shell", timeout=PATIENCE)
-
-
 def test_systemd_executes_itself_anew_during_an_apply(
     cluster: Cluster, echo: Kubectl, tmp_path: Path
 ) -> None:
@@ -253,6 +223,36 @@ def test_a_renamed_interface_is_followed(cluster: Cluster, echo: Kubectl, other:
     nothing_to_apply(cluster)
 
 
+def test_collecting_images_spares_what_came_with_us(
+    cluster: Cluster, kubectl: Kubectl, echo: Kubectl, other: str, tmp_path: Path
+) -> None:
+    """On a disk that is called full the kubelet removes every image that is not used, and none of the release."""
+    unused = "registry.freehold.invalid/unused:1"
+    write_image(tmp_path / "unused.tar", Tree({"/text": b"unused"}), Settings(unused, "amd64"), tmp_path)
+    content = (tmp_path / "unused.tar").read_bytes()
+    send = f"base64 -d | {CTR} images import --label {CRI_LABEL} -"
+    cluster.run(other, send, stdin=base64.b64encode(content).decode())
+    ours = {entry.image for entry in cluster.bundle.manifest.for_roles("node") if entry.image}
+    assert ours | {unused} <= _images(cluster, other)
+    cluster.run(
+        other,
+        f"systemctl stop freehold-agent; cp -p {CONFIG} /run/e2e-kubelet.json; "
+        f"python3 -c '{FULL}' {CONFIG}; systemctl restart kubelet",
+    )
+    try:
+        wait_for(lambda: unused not in _images(cluster, other), PATIENCE, "the unused image to go")
+    finally:
+        cluster.run(
+            other,
+            f"mv /run/e2e-kubelet.json {CONFIG}; systemctl restart kubelet; systemctl start freehold-agent",
+        )
+    assert ours <= _images(cluster, other)
+    cluster.load_images(other)
+    # It may have evicted a pod, too.
+    kubectl.wait(f"node/{other}", "condition=DiskPressure=False", timeout=PATIENCE)
+    echo.rolled_out("daemonset/echo", "daemonset/shell", timeout=PATIENCE)
+
+
 def test_certificates_have_renewed_meanwhile(
     cluster: Cluster, kubectl: Kubectl, echo: Kubectl, renewing: Renewing
 ) -> None:
@@ -278,7 +278,8 @@ def test_certificates_have_renewed_meanwhile(
 
 FULL = (
     "import json, sys; place = sys.argv[1]; config = json.load(open(place)); "
-    'config["evictionHard"]["imagefs.available"] = "99%"; json.dump(config, open(place, "w"))'
+    'config["imageMinimumGCAge"] = "1s"; config["evictionHard"]["imagefs.available"] = "99%"; '
+    'json.dump(config, open(place, "w"))'
 )
 """The disk counts as full; what is called garbage collection otherwise comes every 5 min only."""
 KILL = """
