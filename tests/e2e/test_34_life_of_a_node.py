@@ -166,8 +166,7 @@ def test_systemd_executes_itself_anew_during_an_apply(
         for node in cluster.nodes:
             cluster.run(
                 node,
-                "touch /run/e2e-stop; while pgrep -f /run/e2e-anew.sh >/dev/null; do sleep 0.1; done; "
-                "rm /run/e2e-stop /run/e2e-anew.sh",
+                "touch /run/e2e-stop; while test -e /run/e2e-stop; do sleep 0.1; done; rm /run/e2e-anew.sh",
             )
     assert _containers(echo, *cluster.nodes) == before
     nothing_to_apply(cluster)
@@ -290,6 +289,7 @@ for round in 1 2 3 4 5; do
 done
 """
 ANEW = "until test -e /run/e2e-stop; do systemctl daemon-reexec; sleep 0.7; systemctl daemon-reload; sleep 0.4; done"
+ANEW += "; rm /run/e2e-stop"
 
 
 def _containers(kubectl: Kubectl, *nodes: str) -> dict[str, Any]:
