@@ -155,8 +155,8 @@ def test_systemd_executes_itself_anew_during_an_apply(
     for node in cluster.nodes:
         cluster.run(
             node,
-            f"echo '{ANEW}' > /run/e2e-anew.sh; "
-            "systemd-run --quiet --unit=e2e-anew --property=RuntimeMaxSec=100 bash /run/e2e-anew.sh",
+            f"rm -f /run/e2e-stop; echo '{ANEW}' > /run/e2e-anew.sh; "
+            "systemd-run --quiet --unit=e2e-anew --property=RuntimeMaxSec=300 bash /run/e2e-anew.sh",
         )
     try:
         for answer in (
