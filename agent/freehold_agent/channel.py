@@ -68,6 +68,7 @@ class Channel:
         self._ask = ask
         self._sleep = sleep
         self._lock = threading.Lock()
+        self._thread: Optional[threading.Thread] = None
         self._offered: Optional[JoinDocument] = None
         self._seen = ("", 0)
         """UID of the Node and the newest generation that came for it, taken or not."""
@@ -77,8 +78,13 @@ class Channel:
         """The cluster does not know this node any more."""
 
     def start(self) -> None:
-        """Follow in a thread of its own, until the process ends."""
-        threading.Thread(target=self._run, name="channel", daemon=True).start()
+        """Follow in a thread of its own, until the process ends or `start` is called again.
+
+        That is for a machine that has moved: a question asked from an address that is gone would stay open for minutes.
+        """
+        self._state = ChannelState()  # so that it is heard at once whether anybody answers there
+        self._thread = threading.Thread(target=self._run, name="channel", daemon=True)
+        self._thread.start()
 
     def offered(self) -> Optional[JoinDocument]:
         """Return the newest document that came, None when nothing newer than the one on disk has."""
@@ -92,7 +98,7 @@ class Channel:
                 self._offered = None
 
     def _run(self) -> None:
-        while True:
+        while self._thread is threading.current_thread():
             try:
                 pause = self.poll()
             except Exception as error:  # noqa: BLE001  the thread outlives every mistake of ours
@@ -128,6 +134,7 @@ class Channel:
             urllib.parse.quote(document.node, safe=""), urllib.parse.urlencode(query)
         )
         server = document.join_endpoints[self._server % len(document.join_endpoints)]
+        shown, asking = self._certificate_now(), self._thread
         try:
             reply = self._ask(
                 server,
@@ -138,8 +145,21 @@ class Channel:
                 timeout=wait + MARGIN,
             )
         except (OSError, http.client.HTTPException) as error:
+            if asking is not self._thread:
+                return 0.0  # from an address that is gone: another thread asks now
             return self._unheard(server, "{} cannot be asked for a newer document: {}".format(server, error))
+        if reply.status == 410 and shown != self._certificate_now():
+            # It is about the certificate of before: this machine joined again (`renew`) while the question was open.
+            return FIRST_PAUSE
         return self._judge(reply, document, server)
+
+    def _certificate_now(self) -> bytes:
+        """Return what the certificate's file holds, empty when there is none."""
+        try:
+            with open(self._certificate, "rb") as stream:
+                return stream.read()
+        except OSError:
+            return b""
 
     def _judge(self, reply: Reply, document: JoinDocument, server: str) -> float:
         if reply.status == 410:

@@ -27,7 +27,7 @@ from freehold_agent.machine.programs import ProgramFailed
 from freehold_agent.machine.systemd import SystemdError, notify
 from freehold_agent.node_report import NOTHING, NodeReport
 from freehold_agent.records import Record
-from freehold_agent.repair import BehindError, Host, read_document, repair
+from freehold_agent.repair import BehindError, ElsewhereError, Host, read_document, repair
 from freehold_agent.standing import Standing
 from freehold_agent.volume_channel import JoinService, VolumeChannel
 from freehold_agent.volumes import VolumeKeeper
@@ -65,11 +65,15 @@ class Keeper:
         self._log = log
         self._channel: Optional[Channel] = None
         self._failures = 0
+        self._trouble = ""
+        """What is wrong beside the resources, as it was said last."""
         self._standing = Standing(self._host.notify, self._host.now, self._host.root)
         self._done: List[str] = []
         """What the last look put back, in words; not what this node gets for the first time."""
         self._known: Set[str] = set()
         self._watch = Watch(self._host.root)
+        self._watched = False
+        """Whether the last look came as far as noting what glances compare with."""
         self._drift: List[str] = []
         self._report: Optional[NodeReport] = None
 
@@ -101,6 +105,8 @@ class Keeper:
     def _round(self) -> float:
         offered = self._channel.offered() if self._channel else None
         self._done = []
+        self._watched = False
+        self._look_at_health()
         try:
             changes = repair(self._host, self._tell, offered, self._prepare)
         except (Locked, LockBusyError):
@@ -112,7 +118,11 @@ class Keeper:
             return BUSY_PAUSE
         except (AgentError, SystemdError, ProgramFailed, DocumentError, OSError) as error:
             hint = getattr(error, "hint", "")
-            return self._failed("{}{}".format(error, " ({})".format(hint) if hint else ""))
+            message = "{}{}".format(error, " ({})".format(hint) if hint else "")
+            if isinstance(error, ElsewhereError) and self._channel and message != self._standing.message:
+                # What it asks comes from an address that is gone; the new one is to be told there.
+                self._channel.start()
+            return self._failed(message)
         except Exception as error:  # noqa: BLE001  the loop outlives every mistake of ours
             return self._failed("internal error: {}: {}".format(type(error).__name__, error))
         if self._failures:
@@ -125,6 +135,8 @@ class Keeper:
         self._notice_drift(always=True)
         if self._channel is not None and self._channel.removed:
             self._remember("removed", REMOVED, changes)
+        elif self._trouble:
+            self._remember("failed", self._trouble, changes)
         else:
             self._remember("converged", "", changes)
         return INTERVAL * random.uniform(0.8, 1.2)  # noqa: S311  no secret
@@ -137,11 +149,22 @@ class Keeper:
             self._log(ERROR, "internal error of a glance: {}: {}".format(type(error).__name__, error))
             return False
         self._notice_drift()
-        return due
+        # A look that ended before it noted anything would be called for by the same thing again and again.
+        return due and self._watched
+
+    def _look_at_health(self) -> None:
+        """Say what is wrong beside the resources, once; a repair would reset the counts that tell it."""
+        trouble = ""
+        with contextlib.suppress(AgentError, DocumentError, OSError):
+            trouble = self._host.health(read_document(self._host.root).node, self._host.now())
+        if trouble and trouble != self._trouble:
+            self._log(ERROR, trouble)
+        self._trouble = trouble
 
     def _prepare(self, document: JoinDocument, resources: List[Resource]) -> Mapping[str, List[str]]:
         self._known = set(Record(ROLE, self._host.root + paths.RECORDS).keys)
         lost = self._watch.begin(document, resources)
+        self._watched = True
         for unit, things in lost.items():
             self._log(WARNING, "{} lost {}: it is started anew".format(unit, ", ".join(things)))
         return lost

@@ -6,16 +6,18 @@ Whoever calls it decides when, and what to do with a failure.
 import contextlib
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set
 
-from freehold_agent.contract import paths
+from freehold_agent.contract import fitness, paths
 from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.contract.resources import Artifact, Change, Resource, Unit, key_of
 from freehold_agent.converge import Deliverer, Summary, converge
 from freehold_agent.desired import ROLE, desired_node
+from freehold_agent.desired.machine import interface_of
 from freehold_agent.errors import AgentError, DeliveryFailed, StepFailed
 from freehold_agent.facts import gather
+from freehold_agent.health import Health
 from freehold_agent.machine import files
 from freehold_agent.machine.lock import converge_lock
 from freehold_agent.machine.systemd import notify
@@ -24,6 +26,7 @@ from freehold_agent.store import HashCache
 
 MOST_STEPS_PUT_OFF = 8
 """Steps of one repair that may fail while the others are made."""
+POD_INTERFACES = ("cni", "flannel", "veth")
 Prepare = Callable[[JoinDocument, List[Resource]], Mapping[str, List[str]]]
 """Called ahead of a look; returns units to be started anew, with the reasons."""
 
@@ -40,6 +43,12 @@ class BehindError(AgentError):
     kind = "locked"
 
 
+class ElsewhereError(AgentError):
+    """The machine has another address than the cluster knows."""
+
+    kind = "unfit"
+
+
 @dataclass(frozen=True)
 class Host:
     """What keeping needs of the machine; tests put their own in its place."""
@@ -49,6 +58,7 @@ class Host:
     lock: Callable[..., Any] = converge_lock
     notify: Callable[[str], bool] = notify
     now: Callable[[], float] = time.time
+    health: Callable[..., str] = field(default_factory=lambda: Health().look)
     root: str = ""
 
 
@@ -62,7 +72,8 @@ def repair(
 
     A document that is `offered` is taken when it is a newer one of the same join: generations never go back.
     Raises NotJoinedError on a machine that is no node, LockBusyError at once while another run changes it,
-    BehindError while this node's document is older than the machine, and what `converge` raises.
+    BehindError while this node's document is older than the machine, ElsewhereError while the machine has not the
+    node's address, and what `converge` raises.
     """
     with host.lock(timeout=0):
         document = read_document(host.root)
@@ -76,6 +87,7 @@ def repair(
         files.remove(host.root + paths.BOOTSTRAP_KUBECONFIG)
         facts = host.facts()
         _refuse_the_way_back(host, document, facts)
+        _refuse_elsewhere(document, facts)
         resources = desired_node(document, facts)
         if prepare is not None:
             _mark_stale(host, resources, prepare(document, resources))
@@ -140,6 +152,24 @@ def _refuse_the_way_back(host: Host, document: JoinDocument, facts: Mapping[str,
                 used, document.manifest.directory
             ),
             hint="if no freehold apply is running, run one",
+        )
+
+
+def _refuse_elsewhere(document: JoinDocument, facts: Mapping[str, Any]) -> None:
+    """Raise ElsewhereError when no interface has the node's address: programs told to use it would not start."""
+    if document.addresses and interface_of(document.addresses[0], facts) is None:
+        present = [
+            address
+            for address, interface in fitness.addresses(facts).items()
+            if not interface.startswith(POD_INTERFACES) and not address.startswith("fe80:")
+        ]
+        raise ElsewhereError(
+            "no interface of this machine has the address of node {}, {}; it has {}".format(
+                document.node, document.addresses[0], ", ".join(present) or "none"
+            ),
+            hint="if that is to stay so, on the operator's machine: freehold node set-address {} {}".format(
+                document.node, present[0] if present else "ADDRESS"
+            ),
         )
 
 

@@ -99,7 +99,7 @@ def _read(text: str) -> int:
 
 
 class Standing:
-    """Told by the loop after each look and when drift is another, by the channel's thread when that stands otherwise."""
+    """Told by the loop after each look and on other drift, by the channel's thread whenever that stands otherwise."""
 
     def __init__(self, notify: Callable[[str], bool], now: Callable[[], float], root: str = "") -> None:
         self._notify = notify
@@ -127,6 +127,11 @@ class Standing:
     def state(self) -> str:
         """The outcome that was told last, empty before the first."""
         return str(self._outcome.get("state", ""))
+
+    @property
+    def message(self) -> str:
+        """What was said with it."""
+        return str(self._outcome.get("message", ""))
 
     def channel(self, state: ChannelState) -> None:
         """The channel stands otherwise now."""

@@ -7,6 +7,7 @@ from freehold_agent import standing
 from freehold_agent.certificate import read_certificate
 from freehold_agent.contract import paths
 from freehold_agent.errors import Unfit
+from freehold_agent.health import RENEW
 from freehold_agent.machine import files
 from freehold_agent.machine.systemd import Systemd
 from freehold_agent.repair import read_document
@@ -75,7 +76,7 @@ def as_text(status: Mapping[str, Any]) -> str:
         *_agent(status["agent"] or {}, status["units"].get(AGENT, "not installed")),
         "channel      {}".format(_channel(status["channel"])),
         "certificate  {}".format(
-            "valid until " + _moment(certificate["not_after"]) if certificate else "none that can be read"
+            _validity(certificate["not_after"]) if certificate else "none that can be read"
         ),
     ]
     lines += ["drift        " + one for one in (status["agent"] or {}).get("drift") or ()]
@@ -125,6 +126,14 @@ def _certificate(line: Mapping[str, Any], root: str) -> Dict[str, float]:
         until = line.get("certificate_until")
         return {"not_after": until} if until else {}
     return {"not_before": facts.not_before, "not_after": facts.not_after}
+
+
+def _validity(not_after: float) -> str:
+    if not_after > time.time():
+        return "valid until " + _moment(not_after)
+    return "expired at {}; a new one, with a token of freehold node rejoin: {}".format(
+        _moment(not_after), RENEW
+    )
 
 
 def _moment(seconds: float) -> str:

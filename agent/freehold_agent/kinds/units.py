@@ -67,11 +67,16 @@ def start_units(
         # restart starts what is not running, too: one call serves both.
         systemd.restart(*[unit.name for unit in begin], timeout=max(unit.timeout for unit in begin))
         seen = observe_units([unit.name for unit in begin], machine)
+        missed = [unit for unit in begin if not _has_inputs(unit, seen.attributes[unit.name])]
+        if missed:
+            # systemd executed itself anew meanwhile and lost the request for some of them.
+            systemd.restart(*[unit.name for unit in missed], timeout=max(unit.timeout for unit in missed))
+            seen = observe_units([unit.name for unit in begin], machine)
         for unit in begin:
             attributes = seen.attributes[unit.name] or {}
             if not attributes.get("active"):
                 raise systemd.failure(unit.name)
-            if unit.inputs and attributes.get("inputs") != unit.inputs:
+            if not _has_inputs(unit, attributes):
                 raise StepFailed(
                     key_of(unit),
                     "{} runs with inputs {}, not with {}: does its unit file carry them?".format(
@@ -102,6 +107,11 @@ def _must_begin(unit: Unit, attributes: Optional[Attributes]) -> bool:
     if not _running(attributes):
         return True
     return bool(unit.inputs) and (attributes or {}).get("inputs") != unit.inputs
+
+
+def _has_inputs(unit: Unit, attributes: Optional[Attributes]) -> bool:
+    """Say whether a unit that runs was started with its inputs; what does not run is another matter."""
+    return not (_running(attributes) and unit.inputs) or (attributes or {}).get("inputs") == unit.inputs
 
 
 def _running(attributes: Optional[Attributes]) -> bool:

@@ -5,7 +5,8 @@ One call costs 10 to 20 ms, so every function takes all units at once. Knows not
 
 import os
 import socket
-from typing import Callable, Dict, List, Sequence
+import time
+from typing import Any, Callable, Dict, List, Sequence
 
 from freehold_agent.machine.programs import ProgramFailed, run
 
@@ -24,6 +25,22 @@ OBSERVED = (
 )
 
 
+_LOST = (
+    "disconnected from message bus",
+    "Transport endpoint is not connected",
+    "Connection reset by peer",
+    "Failed to connect to bus",
+    "D-Bus connection terminated",
+    "Connection refused",
+    "Broken pipe",
+)
+"""What systemctl says when systemd executed itself anew (updates do that) and left it without an answer."""
+_UNDER_WAY = "D-Bus connection terminated"
+_TRIES = 40
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
+"""Seconds between two of them."""
+
+
 class SystemdError(Exception):
     """A unit did not come to the state that was asked for."""
 
@@ -39,8 +56,9 @@ class SystemdError(Exception):
 class Systemd:
     """The machine's service manager."""
 
-    def __init__(self, runner: Callable[..., str] = run) -> None:
-        self._run = runner
+    def __init__(self, runner: Callable[..., str] = run, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._runner = runner
+        self._sleep = sleep
 
     def show(self, names: Sequence[str], properties: Sequence[str] = OBSERVED) -> Dict[str, Properties]:
         """Return each unit's properties by the name asked for; unknown ones have LoadState=not-found."""
@@ -111,6 +129,22 @@ class Systemd:
             return self._run(command, timeout=15, check=False).strip()
         except ProgramFailed:
             return ""
+
+    def _run(self, command: Sequence[str], **options: Any) -> str:
+        """Run a command; ask again when systemd broke off. Every verb here may be said twice. Raises ProgramFailed."""
+        pause = _FIRST_PAUSE
+        for _ in range(_TRIES - 1):
+            try:
+                return self._runner(command, **options)
+            except ProgramFailed as error:
+                if error.status is None or not any(words in error.output for words in _LOST):
+                    raise
+                if _UNDER_WAY in error.output and command[1] == "restart":
+                    # It was waiting: the restart goes on, and another one would begin it anew.
+                    command = [command[0], "start", *command[2:]]
+            self._sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+        return self._runner(command, **options)
 
     def _call(self, verb: List[str], names: Sequence[str], timeout: float) -> None:
         if not names and verb[0] != "daemon-reload":

@@ -103,6 +103,40 @@ def change(
         own.console.show_table(node, *table([done]))
 
 
+@app.command("set-address")
+def set_address(
+    context: typer.Context,
+    node: node_options.NodeArgument,
+    address: Annotated[
+        list[str], typer.Argument(metavar="ADDRESS...", help="All its addresses; the first is its node IP.")
+    ],
+    timeout: Annotated[
+        str, typer.Option("--timeout", help="How long to wait until it reports from there; 0s: not at all.")
+    ] = "3m",
+    inventory: settings.InventoryOption = None,
+    output: settings.OutputOption = None,
+    verbose: settings.VerboseOption = False,
+    accept_new_host_keys: settings.AcceptOption = False,
+) -> None:
+    """Tell the cluster that a node's machine got another address: certificates, network and kubelet follow.
+
+    For a machine of the inventory change it there first; `freehold apply` does the same then.
+    """
+    from freehold_installer.engine.run import Options
+    from freehold_installer.phases import node_address
+
+    own = settings.of(context)
+    own.update(inventory, output, verbose)
+    wanted = node_options.addresses(address)
+    seconds = node_options.duration(timeout).total_seconds()
+    with own.open_run("node", Options(accept_new_host_keys=accept_new_host_keys, verbose=own.verbose)) as run:
+        done = node_address.set_address(run, node, wanted, seconds)
+    if own.output == "json":
+        own.console.data(done)
+    else:
+        own.console.say(f"{node} has {', '.join(done['addresses'])} (before: {', '.join(done['before'])})")
+
+
 @app.command("drain")
 def drain(
     context: typer.Context,

@@ -39,7 +39,7 @@ def addresses(given: Sequence[str] | None) -> tuple[str, ...]:
     try:
         return tuple(str(ipaddress.ip_address(text)) for text in given or ())
     except ValueError as error:
-        raise _bad(f"--address: {error}", "an IPv4 or IPv6 address of the machine") from error
+        raise _bad(f"address: {error}", "an IPv4 or IPv6 address of the machine") from error
 
 
 def network(text: str) -> str:

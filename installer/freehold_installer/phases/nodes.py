@@ -11,7 +11,7 @@ from typing import Any
 from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.machine.kubernetes_api import ApiError, KubernetesApi
 from freehold_bootstrap import documents
-from freehold_bootstrap.errors import BootstrapError
+from freehold_bootstrap.errors import BootstrapError, Refused
 from freehold_bootstrap.node_admission import NodeRequest, admit, bootstrap_credential, finish, labels_of
 from freehold_bootstrap.node_record import NodeRecord
 from freehold_installer.config import Host
@@ -96,10 +96,18 @@ def run(lane: Lane, state: ClusterState) -> None:
 
 def _join(lane: Lane, state: ClusterState, api: KubernetesApi) -> None:
     lane.step("admission")
-    document = admit(api, request_for(state, lane.host), state.settings())
+    asked = request_for(state, lane.host)
+    document = admit(api, asked, state.settings())
 
     def credential(_event: dict[str, Any]) -> bytes:
-        given = bootstrap_credential(api, lane.host.name)
+        try:
+            given = bootstrap_credential(api, lane.host.name)
+        except Refused as refused:
+            if refused.reason != "node-exists" or asked.node_uid != document.node_uid:
+                raise
+            # This very node, as its own document says: its certificate has expired. It gets another join.
+            admit(api, dataclasses.replace(asked, replace=True), state.settings())
+            given = bootstrap_credential(api, lane.host.name)
         return json.dumps({"token": given.token, "expires": given.expires}).encode() + b"\n"
 
     lane.step("joining")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,60 @@ def test_a_removed_node_says_so_once_and_asks_rarely(service: Service) -> None:
     assert service.channel.removed
     service.poll(204)
     assert not service.channel.removed
+
+
+def test_a_certificate_of_before_is_not_a_removal(service: Service, tmp_path: Path) -> None:
+    """A question that was open while the machine joined again (`renew`) ends with 410: it is asked anew, soon."""
+    certificate = tmp_path / paths.KUBELET_CLIENT_CERTIFICATE[1:]
+    certificate.parent.mkdir(parents=True)
+    certificate.write_text("expired")
+
+    def ask(*_: Any, **_options: Any) -> Reply:
+        certificate.write_text("renewed")
+        return Reply(410, {}, b"")
+
+    told: list[str] = []
+    channel = Channel(
+        lambda: service.document,
+        service._wake,
+        lambda _level, text: told.append(text),
+        root=str(tmp_path),
+        ask=ask,
+    )
+    assert channel.poll() < TOLD_AFTER
+    assert (channel.removed, told) == (False, [])
+    assert channel.poll() == REMOVED_PAUSE, "now it is about this one"
+    assert channel.removed
+
+
+def test_a_channel_that_starts_again_leaves_the_old_question(service: Service) -> None:
+    """A machine that has moved asks anew; the thread with the question from before ends with it."""
+    asked: list[threading.Thread] = []
+    begun, over = threading.Semaphore(0), threading.Event()
+
+    def ask(*_: Any, **_options: Any) -> Reply:
+        asked.append(threading.current_thread())
+        begun.release()
+        over.wait(30)
+        return Reply(204, {}, b"")
+
+    channel = Channel(
+        lambda: service.document,
+        service._wake,
+        lambda *_: None,
+        ask=ask,
+        sleep=lambda _: threading.Event().wait(),
+    )
+    for _ in range(2):
+        channel.start()
+        assert begun.acquire(timeout=30)
+    first, second = asked[:2]
+    assert first is not second
+    channel._thread = None  # so that the second ends, too
+    over.set()
+    for thread in (first, second):
+        thread.join(30)
+        assert not thread.is_alive()
 
 
 def test_without_a_document_nobody_is_asked(tmp_path: Path) -> None:

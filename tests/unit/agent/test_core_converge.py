@@ -31,7 +31,7 @@ from freehold_agent.errors import DeliveryFailed, Locked, StepFailed
 from freehold_agent.machine.files import write_atomic
 from freehold_agent.machine.programs import ProgramFailed
 from freehold_agent.machine.programs import run as run_program
-from freehold_agent.machine.systemd import Systemd
+from freehold_agent.machine.systemd import Systemd, SystemdError
 from freehold_agent.observe import contents_for_diff, observe
 from freehold_agent.records import Record
 from freehold_agent.store import hash_file
@@ -296,6 +296,43 @@ def test_systemctl_show_is_one_call_for_all_units():
     assert shown["b.service"]["ActiveState"] == "inactive"
     assert len(calls) == 1
     assert not isinstance(calls[0], str)
+
+
+def test_a_systemd_that_executes_itself_anew_is_asked_again():
+    """Whoever updates it meanwhile disturbs nothing; any other failure is one at once."""
+    lost = "Failed to get properties: Message recipient disconnected from message bus without replying"
+    said = [lost, "Failed to get properties: Transport endpoint is not connected", None, "Unit x not found"]
+    pauses = []
+
+    def runner(command, **_options):
+        error = said.pop(0)
+        if error:
+            raise ProgramFailed(command, 1, error)
+        return "Id=a.service"
+
+    systemd = Systemd(runner, pauses.append)
+    assert systemd.show(["a.service"]) == {"a.service": {"Id": "a.service"}}
+    assert len(pauses) == 2
+    with pytest.raises(ProgramFailed, match="not found"):
+        systemd.show(["a.service"])
+    said += [lost] * 100
+    with pytest.raises(SystemdError, match="disconnected"):
+        systemd.daemon_reload()
+    assert len(said) > 50, "it gives up"
+
+
+def test_a_restart_that_is_under_way_is_not_begun_anew():
+    """systemd left while we waited for it: it is waited for again, with a word that restarts nothing."""
+    calls = []
+
+    def runner(command, **_options):
+        calls.append(command)
+        if len(calls) == 1:
+            raise ProgramFailed(command, 1, "Warning! D-Bus connection terminated.")
+        return ""
+
+    Systemd(runner, lambda _seconds: None).restart("a.service")
+    assert calls == [["systemctl", verb, "--", "a.service"] for verb in ("restart", "start")]
 
 
 def test_a_missing_program_is_one_clear_error():

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,6 +39,7 @@ class Node:
         self.root = root
         self.changes: tuple[Change, ...] = ()
         self.error: Exception | None = None
+        self.trouble = ""
         self.looks = 0
         self.told: list[str] = []
         self.log: list[tuple[int, str]] = []
@@ -51,6 +53,7 @@ class Node:
             lock=self._lock,
             notify=self._notify,
             now=lambda: 1000.0 + self.looks,
+            health=lambda _node, _now: self.trouble,
             root=str(root),
         )
         self.keeper = Keeper(self.host, lambda level, text: self.log.append((level, text)))
@@ -123,6 +126,42 @@ def test_a_repair_is_one_line(node: Node) -> None:
     node.keeper.round()
     assert node.log == [(keep.NOTICE, "update: file:/etc/freehold/kubelet.json")]
     assert json.loads(node.path(STATUS).read_text())["repaired"] == [CHANGE.key]
+
+
+def test_trouble_beside_the_resources_is_said_once(node: Node) -> None:
+    """What no resource shows stands in the journal once and in the status until it is over; repairs go on."""
+    node.trouble = "the certificate expired"
+    node.keeper.round()
+    assert node.keeper.round() <= INTERVAL * 1.2
+    assert node.log == [(keep.ERROR, "the certificate expired")]
+    assert node.looks == 2
+    status = json.loads(node.path(STATUS).read_text())
+    assert (status["state"], status["message"]) == ("failed", "the certificate expired")
+    node.trouble = ""
+    node.keeper.round()
+    assert json.loads(node.path(STATUS).read_text())["state"] == "converged"
+    node.trouble = "the certificate expired"
+    node.keeper.round()
+    assert len(node.log) == 2, "it is news again"
+
+
+def test_a_machine_that_moved_is_left_alone(node: Node) -> None:
+    """Without the node's address nothing is put back; the journal names its addresses and the command."""
+    document = a_document()
+    moved = json.loads(json.dumps(lab()).replace(document.addresses[0], "192.0.2.77"))
+    moved["interfaces"].append({"name": "cni0", "mtu": 1450, "addresses": ["10.244.1.1/24", "fe80::1/64"]})
+    node.host = dataclasses.replace(node.host, facts=lambda: moved)
+    node.keeper = Keeper(node.host, lambda level, text: node.log.append((level, text)))
+    started: list[str] = []
+    node.keeper._channel = SimpleNamespace(offered=lambda: None, start=lambda: started.append("anew"))  # type: ignore[assignment]
+    node.keeper.round()
+    node.keeper.round()
+    assert node.looks == 0
+    assert started == ["anew"], "the open question came from an address that is gone"
+    (level, text) = node.log[0]
+    assert level == keep.ERROR
+    assert f"has the address of node {document.node}, {document.addresses[0]}; it has 192.0.2.77 (" in text
+    assert f"freehold node set-address {document.node} 192.0.2.77" in text
 
 
 def test_failures_back_off_and_recover(node: Node) -> None:

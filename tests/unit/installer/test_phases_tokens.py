@@ -24,7 +24,7 @@ from freehold_bootstrap.pki_directory import PkiDirectory
 from freehold_bootstrap.profiles import CertificateRequest
 from freehold_installer.cli import node_options
 from freehold_installer.errors import InputError, StepError, UnfitError
-from freehold_installer.phases import node_verbs
+from freehold_installer.phases import node_address, node_verbs
 from freehold_installer.phases import tokens as verbs
 
 NOW = datetime(2026, 11, 23, 8, tzinfo=UTC)
@@ -47,12 +47,13 @@ class House:
             manifest=Manifest("1.37.2", "amd64", (ArtifactEntry(AGENT_ENTRY, "a" * 64, 9, ("node",)),)),
         )
         self.api.add(SETTINGS, {"data": {"settings": json.dumps(self.settings.to_json())}})
-        plane = SimpleNamespace(name="cp1")
+        plane = SimpleNamespace(name="cp1", is_control_plane=True, internal_address="10.0.0.2")
+        worker = SimpleNamespace(name="w1", is_control_plane=False, internal_address="10.0.0.3")
         self.notes: list[str] = []
         self.cut: list[str] = []
         self.run: Any = SimpleNamespace(
             inventory=SimpleNamespace(
-                control_planes=(plane,), hosts={"cp1": plane, "w1": None}, path="freehold.yaml"
+                control_planes=(plane,), hosts={"cp1": plane, "w1": worker}, path="freehold.yaml"
             ),
             machines={"cp1": SimpleNamespace(run=self._said)},
             note=lambda text, level="info": self.notes.append(text),
@@ -97,7 +98,7 @@ def house(ca_pem: str, monkeypatch: pytest.MonkeyPatch) -> House:
         except BootstrapError as error:
             raise InputError(error.message, hint=error.hint) from error
 
-    for module in (verbs, node_verbs):
+    for module in (verbs, node_verbs, node_address):
         for name in ("installer_api", "admin_api"):
             monkeypatch.setattr(module, name, api)
     return made
@@ -211,6 +212,39 @@ def test_labels_and_taints_are_changed_with_the_document(house: House) -> None:
         node_verbs.change(
             house.run, "w2", labels={}, without_labels=["nothing"], taints=[], without_taints=[]
         )
+
+
+def test_an_address_is_changed_with_record_and_document(house: House) -> None:
+    """`node set-address` keeps join, labels and taints; it waits until the kubelet reports from there."""
+    house.admit("w2", labels={"zone": "a"}, join_uid="j")
+    before = node_record.read(house.api, "w2")
+    assert before is not None
+    done = node_address.set_address(house.run, "w2", ["10.0.0.77"], 0)
+    after = node_record.read(house.api, "w2")
+    assert (done["before"], done["addresses"]) == (list(before.addresses), ["10.0.0.77"])
+    assert after == dataclasses.replace(before, addresses=("10.0.0.77",))
+    with pytest.raises(StepError, match="does not report from there"):
+        node_address.set_address(house.run, "w2", ["10.0.0.77"], 0.001)
+    reports = {
+        "addresses": [{"type": "InternalIP", "address": "10.0.0.77"}],
+        "conditions": [{"type": "Ready", "status": "True"}],
+    }
+    house.api.merge(f"{NODES}/w2", {"status": reports})
+    assert node_address.set_address(house.run, "w2", ["10.0.0.77"], 60)["generation"] == done["generation"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("w1", "the inventory says that w1 has"),
+        ("cp1", "cp1 is a control plane"),
+        ("w7", "there is no node w7"),
+    ],
+)
+def test_an_address_that_the_next_apply_would_undo_is_refused(house: House, name: str, said: str) -> None:
+    """The inventory is the truth for its machines; nothing is written."""
+    with pytest.raises(InputError, match=said):
+        node_address.set_address(house.run, name, ["10.0.0.77"], 0)
 
 
 def a_pod(name: str, **metadata: Any) -> dict[str, Any]:

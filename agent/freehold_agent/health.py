@@ -1,0 +1,95 @@
+"""What a look at resources does not see, in words that name the command that helps: a certificate that has expired or
+does not renew, a program that keeps dying. Changes nothing.
+"""
+
+import time
+from dataclasses import dataclass, field
+from typing import Callable, Dict, List, Mapping
+
+from freehold_agent.certificate import CertificateFacts, read_certificate
+from freehold_agent.contract import paths
+from freehold_agent.machine.programs import ProgramFailed
+from freehold_agent.machine.systemd import Systemd, SystemdError
+
+RENEW = "python3 " + paths.AGENT_ZIPAPP + " renew"
+LATE = 0.08
+"""Share of a certificate's life: with less of it left the kubelet, which renews with 10 to 30 % left, has failed to."""
+UNITS = tuple(name + ".service" for name in ("containerd", "kubelet", "flannel", "kube-proxy"))
+DEATHS, WINDOW, QUIET = 3, 60.0, 30.0
+"""So many restarts that nobody asked for, in so many seconds, are no accident; without another for so many it lives.
+In time, not in looks: glances call for many looks while something dies."""
+
+
+def certificate_trouble(node: str, certificate: CertificateFacts, now: float) -> str:
+    """Say what is wrong with the kubelet's client certificate at `now` (seconds since the epoch), empty: nothing."""
+    whole = certificate.not_after - certificate.not_before
+    if now < certificate.not_after - LATE * whole:
+        return ""
+    if now < certificate.not_after:
+        return (
+            "the certificate of node {} expires at {} and the kubelet has not renewed it: journalctl -u kubelet "
+            "says why; once it has expired this machine needs a token (freehold node rejoin {}, then here: {})"
+        ).format(node, _moment(certificate.not_after), node, RENEW)
+    return (
+        "the certificate of node {} expired at {} and the cluster refuses it; for a token, on the operator's "
+        "machine: freehold node rejoin {}; then here: {}"
+    ).format(node, _moment(certificate.not_after), node, RENEW)
+
+
+@dataclass
+class _Deaths:
+    restarts: int = 0
+    moments: List[float] = field(default_factory=list)
+    """When the latest were seen, at most DEATHS of them."""
+    dying: bool = False
+
+
+class Health:
+    """Remembers from one look to the next how often programs were restarted."""
+
+    def __init__(
+        self, show: Callable[..., Mapping[str, Mapping[str, str]]] = Systemd().show, root: str = ""
+    ) -> None:
+        self._show = show
+        self._root = root
+        self._deaths: Dict[str, _Deaths] = {}
+
+    def look(self, node: str, now: float) -> str:
+        """Return what is wrong, in one line, empty: nothing that is known. Never raises."""
+        troubles: List[str] = []
+        try:
+            with open(self._root + paths.KUBELET_CLIENT_CERTIFICATE, "rb") as stream:
+                troubles.append(certificate_trouble(node, read_certificate(stream.read()), now))
+        except (OSError, ValueError):
+            pass  # without one there is nothing to keep, and that is said elsewhere
+        try:
+            units = self._show(UNITS, ("NRestarts", "DropInPaths"))
+        except (SystemdError, ProgramFailed, OSError):
+            return "; ".join(filter(None, troubles))
+        troubles += [self._dying(name, state, now) for name, state in units.items()]
+        return "; ".join(trouble for trouble in troubles if trouble)
+
+    def _dying(self, name: str, state: Mapping[str, str], now: float) -> str:
+        count = state.get("NRestarts", "")
+        restarts = int(count) if count.isdigit() else 0
+        known = self._deaths.setdefault(name, _Deaths(restarts))
+        # A start that was asked for, ours too, begins the count anew.
+        since = restarts - known.restarts if restarts >= known.restarts else restarts
+        known.restarts = restarts
+        known.moments = (known.moments + [now] * min(since, DEATHS))[-DEATHS:]
+        ages = [now - moment for moment in known.moments if moment <= now]
+        if len(ages) == DEATHS and max(ages) < WINDOW:
+            known.dying = True
+        elif not ages or min(ages) >= QUIET:
+            known.dying = False
+        if not known.dying:
+            return ""
+        unit = name.rpartition(".")[0]
+        told = "{0} does not stay up: journalctl -u {0}".format(unit)
+        if state.get("DropInPaths"):
+            told += "; not only freehold's unit counts, but also " + ", ".join(state["DropInPaths"].split())
+        return told
+
+
+def _moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
