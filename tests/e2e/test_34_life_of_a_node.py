@@ -15,7 +15,7 @@ import pytest
 from tests.support.certificates import expired
 from tests.support.cluster import CRI_LABEL, CTR, Cluster
 from tests.support.kubectl import Kubectl, wait_for
-from tests.support.pods import from_machine, pods_by_node
+from tests.support.pods import containers_of, from_machine, pods_by_node
 from tests.support.whole import PATIENCE, Accident, network_works, nothing_to_apply
 
 from freehold_agent.contract import paths
@@ -75,7 +75,7 @@ def test_an_expired_certificate_is_told_and_renewed(
 ) -> None:
     """The journal names the two commands; with them the node is back within seconds and nothing was wiped."""
     node = renewing.node
-    before = _containers(echo, node)
+    before = containers_of(echo, node)
     pair = expired(PkiDirectory(str(cluster.state / "pki")), f"system:node:{node}", ("system:nodes",))
     begun = cluster.run(node, "date +%s")
     cluster.run(
@@ -96,7 +96,7 @@ def test_an_expired_certificate_is_told_and_renewed(
     cluster.run(node, f"{AGENT} renew --token-file -", stdin=made.json["token"] + "\n", timeout=PATIENCE)
     story.tell("renewed")
     story.node_is_back(kubectl, node)
-    assert _containers(echo, node) == before, "its pods run on"
+    assert containers_of(echo, node) == before, "its pods run on"
     wait_for(lambda: _looks_well(cluster, node), 60, "the agent to be content")
     renewing.ready_since = _ready(kubectl, node)["lastTransitionTime"]
 
@@ -105,7 +105,7 @@ def test_a_kubelet_that_keeps_dying_is_told(
     cluster: Cluster, kubectl: Kubectl, echo: Kubectl, other: str
 ) -> None:
     """A bad flag in an operator's drop-in: the journal names the file; pods run on and answer."""
-    before, begun = _containers(echo, other), cluster.run(other, "date +%s")
+    before, begun = containers_of(echo, other), cluster.run(other, "date +%s")
     server = pods_by_node(echo, "echo")[other]
     cluster.run(
         other,
@@ -124,7 +124,7 @@ def test_a_kubelet_that_keeps_dying_is_told(
         cluster.run(other, f"rm -r {KUBELET}.d; systemctl daemon-reload; systemctl restart kubelet")
     story = Accident(f"bad flag of the kubelet on {other} taken out")
     story.node_is_back(kubectl, other)
-    assert _containers(echo, other) == before
+    assert containers_of(echo, other) == before
     wait_for(lambda: _looks_well(cluster, other), 60, "the agent to be content")
 
 
@@ -132,7 +132,7 @@ def test_pods_outlive_containerd_and_new_ones_come(
     cluster: Cluster, here: Kubectl, echo: Kubectl, other: str
 ) -> None:
     """containerd is killed again and again while a dozen pods are made: all of them run, and all others still do."""
-    before = _containers(echo, other)
+    before = containers_of(echo, other)
     container = {"name": "pause", "image": cluster.bundle.image("pause")}
     pod = {"nodeName": other, "containers": [container], "terminationGracePeriodSeconds": 0}
     template = {"metadata": {"labels": {"app": "many"}}, "spec": pod}
@@ -140,38 +140,7 @@ def test_pods_outlive_containerd_and_new_ones_come(
     here.apply({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "many"}, "spec": spec})
     cluster.run(other, KILL, timeout=PATIENCE)
     here.rolled_out("deployment/many", timeout=PATIENCE)
-    assert _containers(echo, other) == before
-
-
-def test_systemd_executes_itself_anew_during_an_apply(
-    cluster: Cluster, echo: Kubectl, tmp_path: Path
-) -> None:
-    """Reloads and re-executions in the middle of an apply, and of running: it succeeds and no container notices."""
-    before = _containers(echo, *cluster.nodes)
-    changed = json.loads(json.dumps(cluster.inventory))
-    changed["config"]["controlPlane"] = {"distro": {"k8s": {"scheduler": {"extraArgs": ["--v=1"]}}}}
-    inventory = tmp_path / "changed.yaml"
-    inventory.write_text(json.dumps(changed))
-    for node in cluster.nodes:
-        cluster.run(
-            node,
-            f"rm -f /run/e2e-stop; echo '{ANEW}' > /run/e2e-anew.sh; "
-            "systemd-run --quiet --unit=e2e-anew --property=RuntimeMaxSec=300 bash /run/e2e-anew.sh",
-        )
-    try:
-        for answer in (
-            cluster.freehold("apply", "--yes", inventory=inventory),
-            cluster.freehold("apply", "--yes"),
-        ):
-            assert not answer.failed, str(answer)
-    finally:
-        for node in cluster.nodes:
-            cluster.run(
-                node,
-                "touch /run/e2e-stop; while test -e /run/e2e-stop; do sleep 0.1; done; rm /run/e2e-anew.sh",
-            )
-    assert _containers(echo, *cluster.nodes) == before
-    nothing_to_apply(cluster)
+    assert containers_of(echo, other) == before
 
 
 def test_a_machine_with_another_address_goes_on(
@@ -289,20 +258,6 @@ for round in 1 2 3 4 5; do
   do sleep 0.1; done
 done
 """
-ANEW = "until test -e /run/e2e-stop; do systemctl daemon-reexec; sleep 0.7; systemctl daemon-reload; sleep 0.4; done"
-ANEW += "; rm /run/e2e-stop"
-
-
-def _containers(kubectl: Kubectl, *nodes: str) -> dict[str, Any]:
-    """Return identity and start of each container on these nodes."""
-    return {
-        pod["metadata"]["name"]: [
-            (state["containerID"], state["restartCount"], state["state"]["running"]["startedAt"])
-            for state in pod["status"]["containerStatuses"]
-        ]
-        for pod in kubectl.json("get", "pods")["items"]
-        if pod["spec"]["nodeName"] in nodes
-    }
 
 
 def _told(cluster: Cluster, node: str, since: str, words: str) -> str:

@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tests.support.cluster import Cluster
 from tests.support.kubectl import Kubectl
@@ -30,6 +31,18 @@ def pods_by_node(kubectl: Kubectl, app: str) -> dict[str, Pod]:
         )
         for item in items
         if item["status"]["phase"] == "Running" and "deletionTimestamp" not in item["metadata"]
+    }
+
+
+def containers_of(kubectl: Kubectl, *nodes: str) -> dict[str, Any]:
+    """Return identity and start of each container on these nodes, by its pod: what changes when one is another."""
+    return {
+        pod["metadata"]["name"]: [
+            (state["containerID"], state["restartCount"], state["state"]["running"]["startedAt"])
+            for state in pod["status"]["containerStatuses"]
+        ]
+        for pod in kubectl.json("get", "pods")["items"]
+        if pod["spec"]["nodeName"] in nodes
     }
 
 

@@ -15,6 +15,7 @@ from tests.support.a_node import a_document
 from freehold_agent import __main__, cli, facts_text, keep, standing, status
 from freehold_agent.contract import paths
 from freehold_agent.errors import Unfit
+from freehold_agent.health import RENEW
 from freehold_agent.repair import NotJoinedError
 from freehold_agent.standing import FOLLOWS, SILENT, ChannelState, Standing, compose, parse
 
@@ -92,6 +93,31 @@ def test_what_was_healed_is_kept(said: Said) -> None:
     told = said.file()
     assert told["repaired_at"] == NOW
     assert told["repaired"][-2:] == ["file:/19", "and 80 more"]
+
+
+def test_drift_is_written_between_looks(said: Said) -> None:
+    """What others changed stands in the file and in the status at once, and goes; a look keeps it."""
+    said.standing.drifts(["drop-in mine.conf"])
+    assert not (said.root / standing.FILE[1:]).exists(), "there is no outcome yet to be a part of"
+    said.standing.looked("converged", "", [])
+    assert said.file()["drift"] == ["drop-in mine.conf"]
+    assert "drift        drop-in mine.conf" in status.as_text(status.gather_status(said.show, str(said.root)))
+    lines = len(said.lines)
+    said.now += 5
+    said.standing.drifts([])
+    assert (said.file()["drift"], said.file()["since"]) == ([], NOW)
+    assert len(said.lines) == lines, "it was no look"
+
+
+def test_an_expired_certificate_names_the_way_back(said: Said) -> None:
+    """The status says since when, and the command."""
+    said.standing.looked("converged", "", [])
+    found = status.gather_status(said.show, str(said.root))
+    in_a_century = {"certificate": {"not_after": 4_900_000_000.0}}
+    assert "certificate  valid until 2125-" in status.as_text({**found, **in_a_century})
+    text = status.as_text({**found, "certificate": {"not_after": 60.0}})
+    assert "certificate  expired at 1970-01-01 00:01:00 UTC" in text
+    assert RENEW in text
 
 
 def test_the_channel_is_told_when_it_changes(said: Said) -> None:

@@ -145,21 +145,27 @@ def test_a_certificate_of_before_is_not_a_removal(service: Service, tmp_path: Pa
 
 
 def test_a_channel_that_starts_again_leaves_the_old_question(service: Service) -> None:
-    """A machine that has moved asks anew; the thread with the question from before ends with it."""
+    """A machine that has moved asks anew, and for an answer at once; how the question from before ends is no news."""
     asked: list[threading.Thread] = []
+    waits: list[str] = []
+    states: list[str] = []
     begun, over = threading.Semaphore(0), threading.Event()
 
-    def ask(*_: Any, **_options: Any) -> Reply:
+    def ask(_server: str, _ca: str, _method: str, path: str, **_options: Any) -> Reply:
+        waits.append(path.rpartition("wait=")[2])
+        if len(waits) == 1:
+            return Reply(204, {}, b"")
         asked.append(threading.current_thread())
         begun.release()
         over.wait(30)
-        return Reply(204, {}, b"")
+        raise TimeoutError("no answer")
 
     channel = Channel(
         lambda: service.document,
         service._wake,
         lambda *_: None,
         ask=ask,
+        stands=lambda state: states.append(state.state),
         sleep=lambda _: threading.Event().wait(),
     )
     for _ in range(2):
@@ -167,11 +173,13 @@ def test_a_channel_that_starts_again_leaves_the_old_question(service: Service) -
         assert begun.acquire(timeout=30)
     first, second = asked[:2]
     assert first is not second
+    assert (waits[0], waits[2], int(waits[1]) > 0) == ("0", "0", True)
     channel._thread = None  # so that the second ends, too
     over.set()
     for thread in (first, second):
         thread.join(30)
         assert not thread.is_alive()
+    assert (states, channel._failures) == ([FOLLOWS], 0)
 
 
 def test_without_a_document_nobody_is_asked(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ class Node:
         self.changes: tuple[Change, ...] = ()
         self.error: Exception | None = None
         self.trouble = ""
+        self.facts = lab()
         self.looks = 0
         self.told: list[str] = []
         self.log: list[tuple[int, str]] = []
@@ -48,7 +49,7 @@ class Node:
         self.path(paths.KUBELET_CLIENT_CERTIFICATE).parent.mkdir(parents=True)
         self.path(paths.KUBELET_CLIENT_CERTIFICATE).touch()
         self.host = Host(
-            facts=lab,
+            facts=lambda: self.facts,
             converge=self._converge,
             lock=self._lock,
             notify=self._notify,
@@ -162,6 +163,22 @@ def test_a_machine_that_moved_is_left_alone(node: Node) -> None:
     assert level == keep.ERROR
     assert f"has the address of node {document.node}, {document.addresses[0]}; it has 192.0.2.77 (" in text
     assert f"freehold node set-address {document.node} 192.0.2.77" in text
+
+
+def test_glances_call_for_no_look_that_would_note_nothing(node: Node) -> None:
+    """A machine that moved looks as rarely as after other failures, although all its routes are others now."""
+    node.keeper.round()
+    node.path(paths.NODE_KUBECONFIG).parent.mkdir(parents=True, exist_ok=True)
+    node.path(paths.NODE_KUBECONFIG).touch()
+    assert node.keeper.glance(), "something changed since the look"
+    here = node.facts
+    node.facts = json.loads(json.dumps(here).replace(a_document().addresses[0], "192.0.2.77"))
+    node.keeper.round()
+    assert not node.keeper.glance()
+    node.facts = here
+    node.keeper.round()
+    node.path(paths.NODE_KUBECONFIG).write_text("once more")
+    assert node.keeper.glance()
 
 
 def test_failures_back_off_and_recover(node: Node) -> None:
