@@ -21,6 +21,7 @@ from tests.support.cluster import Bundle, Cluster
 from tests.support.inventory_of_machine import Inventory, inventory_of
 from tests.support.kubectl import Answer, Kubectl
 from tests.support.lab import TEST_LAB, Lab
+from tests.support.pods import make_namespace, serve_echo
 from tests.support.program import Freehold
 
 from freehold_installer.bundle.store import default_root
@@ -119,7 +120,7 @@ def kubectl(cluster: Cluster) -> Kubectl:
 def namespace(kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace of this test; it goes away in its own time."""
     name = "t-" + hashlib.sha256(f"{request.node.nodeid}{os.getpid()}".encode()).hexdigest()[:10]
-    _create(kubectl, name)
+    make_namespace(kubectl, name)
     yield name
     kubectl("delete", "namespace", name, "--wait=false", check=False)
 
@@ -136,11 +137,7 @@ def echo(cluster: Cluster, kubectl: Kubectl) -> Iterator[Kubectl]:
     name = "e2e-echo"
     if REUSED:
         kubectl("delete", "namespace", name, "--ignore-not-found", timeout=120)
-    _create(kubectl, name)
-    there = kubectl.within(name)
-    there.apply(*cluster.objects("echo"))
-    there.rolled_out("daemonset/echo", "daemonset/shell")
-    yield there
+    yield serve_echo(cluster, kubectl, name)
     kubectl("delete", "namespace", name, "--wait=false", check=False)
 
 
@@ -156,12 +153,6 @@ def _spare() -> Lab:
             if "already used" not in str(error):
                 raise
     raise AssertionError("no network is free for a second lab")
-
-
-def _create(kubectl: Kubectl, name: str) -> None:
-    kubectl("create", "namespace", name)
-    # Pods are refused until the controller manager has made it.
-    kubectl.within(name).wait("serviceaccount/default", "create", timeout=20)
 
 
 def _state_home(lab: Lab) -> Path:

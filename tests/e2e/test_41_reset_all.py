@@ -12,6 +12,7 @@ import pytest
 from tests.support.cluster import Cluster
 from tests.support.inventory_of_machine import Inventory, differences, inventory_of
 from tests.support.kubectl import Answer, Kubectl
+from tests.support.pods import serve_echo
 from tests.support.whole import Accident, network_works, nothing_to_apply
 
 KEPT_BY_DESIGN = ("/etc/cni",)
@@ -83,10 +84,7 @@ def test_a_new_cluster_can_be_made(cluster: Cluster, kubectl: Kubectl, echo: Kub
     answer = cluster.freehold("apply", "--yes")
     assert answer.code == 0, str(answer)
     cluster.load_images()
-    kubectl("create", "namespace", echo.namespace)
-    kubectl.within(echo.namespace).wait("serviceaccount/default", "create", timeout=20)
-    echo.apply(*cluster.objects("echo"))
-    echo.rolled_out("daemonset/echo", "daemonset/shell")
+    serve_echo(cluster, kubectl, echo.namespace)
     network_works(cluster, echo)
     nothing_to_apply(cluster)
 

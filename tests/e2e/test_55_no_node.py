@@ -11,7 +11,7 @@ from tests.support.cluster import Bundle, Cluster
 from tests.support.inventory_of_machine import Inventory, differences, inventory_of
 from tests.support.kubectl import Kubectl, wait_for
 from tests.support.lab import Lab
-from tests.support.pods import pods_by_node
+from tests.support.pods import pods_by_node, serve_echo
 from tests.support.program import Freehold
 from tests.support.refusal import Inventories
 from tests.support.webhooks import wait_until_asked, webhooks
@@ -58,12 +58,7 @@ def kubectl(cluster: Cluster) -> Kubectl:
 @pytest.fixture(scope="module")
 def echo(cluster: Cluster, kubectl: Kubectl) -> Kubectl:
     """kubectl in a namespace with a web server and a shell on the worker."""
-    kubectl("create", "namespace", "e2e-echo")
-    there = kubectl.within("e2e-echo")
-    there.wait("serviceaccount/default", "create", timeout=20)
-    there.apply(*cluster.objects("echo"))
-    there.rolled_out("daemonset/echo", "daemonset/shell")
-    return there
+    return serve_echo(cluster, kubectl, "e2e-echo")
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from tests.support.cluster import Bundle, Cluster
 from tests.support.kubectl import Answer, Kubectl, wait_for
 from tests.support.lab import Lab
-from tests.support.pods import from_pod, pods_by_node
+from tests.support.pods import from_pod, pods_by_node, serve_echo
 from tests.support.program import Freehold
 from tests.support.refusal import Inventories
 
@@ -77,12 +77,7 @@ def network(cluster: Cluster, kubectl: Kubectl) -> None:
 @pytest.fixture(scope="module")
 def echo(cluster: Cluster, kubectl: Kubectl, network: None) -> Kubectl:
     """kubectl in a namespace with a web server and a shell on each node."""
-    kubectl("create", "namespace", "e2e-echo")
-    there = kubectl.within("e2e-echo")
-    there.wait("serviceaccount/default", "create", timeout=20)
-    there.apply(*cluster.objects("echo"))
-    there.rolled_out("daemonset/echo", "daemonset/shell")
-    return there
+    return serve_echo(cluster, kubectl, "e2e-echo")
 
 
 def is_left_alone(cluster: Cluster, node: str) -> None:

@@ -22,6 +22,23 @@ class Pod:
     address: str
 
 
+def make_namespace(kubectl: Kubectl, name: str) -> Kubectl:
+    """Create a namespace that takes pods, and return kubectl within it."""
+    kubectl("create", "namespace", name)
+    there = kubectl.within(name)
+    # Pods are refused until the controller manager has made it.
+    there.wait("serviceaccount/default", "create", timeout=20)
+    return there
+
+
+def serve_echo(cluster: Cluster, kubectl: Kubectl, name: str) -> Kubectl:
+    """Run a web server and a shell on each node (manifests/echo.yaml) in a new namespace; return kubectl within it."""
+    there = make_namespace(kubectl, name)
+    there.apply(*cluster.objects("echo"))
+    there.rolled_out("daemonset/echo", "daemonset/shell")
+    return there
+
+
 def pods_by_node(kubectl: Kubectl, app: str) -> dict[str, Pod]:
     """Return the running pods labelled `app=APP`, one per node."""
     items = kubectl.json("get", "pods", f"--selector=app={app}")["items"]

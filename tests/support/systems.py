@@ -10,23 +10,11 @@ from typing import Any
 
 from freehold_agent import facts as reader
 from freehold_agent.contract.firewall import parse_zones
-from freehold_agent.facts import KUBELET_SYSCTLS, LIMITS, MODULES
+from freehold_agent.facts import KUBELET_SYSCTLS, LIMITS, MODULES, TOOLS
 
 PLACE = Path(__file__).parents[1] / "systems"
 NAMES = tuple(sorted(path.name for path in PLACE.iterdir()))
 ADDRESS = "10.73.0.12"
-TOOLS = (
-    "conntrack",
-    "ethtool",
-    "ip",
-    "journalctl",
-    "modprobe",
-    "mount",
-    "socat",
-    "systemctl",
-    "tar",
-    "umount",
-)
 GIB = 1 << 30
 OPENED = {"interfaces": [], "target": "ACCEPT", "sources": ["10.244.0.0/16"], "default": False}
 

@@ -3,8 +3,7 @@
 import re
 from typing import Any, Mapping, Tuple
 
-MINIMUM_NFT = (1, 0, 1)
-MINIMUM_KERNEL = (5, 13)
+from freehold_agent.contract.fitness import MINIMUM_KERNEL, MINIMUM_NFT
 
 
 def packet_filter(facts: Mapping[str, Any]) -> str:

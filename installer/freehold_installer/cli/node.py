@@ -22,12 +22,11 @@ def listing(
     accept_new_host_keys: settings.AcceptOption = False,
 ) -> None:
     """Show every node of the cluster, also those that no inventory names."""
-    from freehold_installer.engine.run import Options
     from freehold_installer.phases import node_verbs
 
     own = settings.of(context)
     own.update(inventory, output, verbose)
-    with own.open_run("node", Options(accept_new_host_keys=accept_new_host_keys, verbose=own.verbose)) as run:
+    with own.connected("node", accept_new_host_keys=accept_new_host_keys) as run:
         rows = node_verbs.listing(run)
     if own.output == "json":
         own.console.data(rows)
@@ -45,12 +44,11 @@ def show(
     accept_new_host_keys: settings.AcceptOption = False,
 ) -> None:
     """Show what the cluster knows of one node."""
-    from freehold_installer.engine.run import Options
     from freehold_installer.phases import node_verbs
 
     own = settings.of(context)
     own.update(inventory, output, verbose)
-    with own.open_run("node", Options(accept_new_host_keys=accept_new_host_keys, verbose=own.verbose)) as run:
+    with own.connected("node", accept_new_host_keys=accept_new_host_keys) as run:
         found = node_verbs.show(run, node)
     if own.output == "json":
         own.console.data(found)
@@ -78,7 +76,6 @@ def change(
     accept_new_host_keys: settings.AcceptOption = False,
 ) -> None:
     """Change the labels and taints of a node that joined without SSH. Those of others stand in the inventory."""
-    from freehold_installer.engine.run import Options
     from freehold_installer.errors import InputError
     from freehold_installer.phases import node_verbs
 
@@ -88,7 +85,7 @@ def change(
     taints, without_taints = node_options.taints(taint)
     if not (label or taint):
         raise InputError("nothing to set", hint="--label KEY=VALUE, --taint KEY=VALUE:EFFECT")
-    with own.open_run("node", Options(accept_new_host_keys=accept_new_host_keys, verbose=own.verbose)) as run:
+    with own.connected("node", accept_new_host_keys=accept_new_host_keys) as run:
         done = node_verbs.change(
             run,
             node,
@@ -152,13 +149,12 @@ def drain(
 
     Pods of DaemonSets stay.
     """
-    from freehold_installer.engine.run import Options
     from freehold_installer.phases import node_verbs
 
     own = settings.of(context)
     own.update(inventory, output, verbose)
     seconds = node_options.duration(timeout).total_seconds()
-    with own.open_run("node", Options(accept_new_host_keys=accept_new_host_keys, verbose=own.verbose)) as run:
+    with own.connected("node", accept_new_host_keys=accept_new_host_keys) as run:
         gone: list[str] = []
         if undo:
             node_verbs.uncordon(run, node)
@@ -189,14 +185,12 @@ def remove(
     Nothing is done on the machine itself: `freehold-agent leave --yes` there, or `freehold reset --machine` for one
     of the inventory, removes what freehold made.
     """
-    from freehold_installer.engine.run import Options
     from freehold_installer.phases import node_verbs
 
     own = settings.of(context)
     own.update(inventory, output, verbose)
     seconds = 0.0 if no_drain else node_options.duration(timeout).total_seconds()
-    options = Options(yes=yes, accept_new_host_keys=accept_new_host_keys, verbose=own.verbose)
-    with own.open_run("node", options) as run:
+    with own.connected("node", accept_new_host_keys=accept_new_host_keys, yes=yes) as run:
         run.confirm(f"Remove node {node} from the cluster?", "a node is removed and nobody said yes")
         gone = node_verbs.remove(run, node, drain_for=seconds)
         listed = node in run.inventory.hosts
@@ -228,7 +222,6 @@ def rejoin(
 
     On a machine that still has everything, `freehold-agent renew` takes the token too.
     """
-    from freehold_installer.engine.run import Options
     from freehold_installer.phases import node_verbs, tokens
 
     own = settings.of(context)
@@ -239,6 +232,6 @@ def rejoin(
         addresses=node_options.addresses(address),
         cidr=node_options.network(cidr),
     )
-    with own.open_run("node", Options(accept_new_host_keys=accept_new_host_keys, verbose=own.verbose)) as run:
+    with own.connected("node", accept_new_host_keys=accept_new_host_keys) as run:
         made = node_verbs.rejoin(run, node, request)
     show_token(own, made)

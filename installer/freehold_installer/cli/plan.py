@@ -23,14 +23,12 @@ def command(
     out: OutOption = None,
 ) -> None:
     """Show what apply would change. Exit code 0: nothing, 2: something."""
-    from freehold_installer.engine.run import Options
     from freehold_installer.errors import EXIT_PLAN_HAS_CHANGES
     from freehold_installer.phases import workflow
 
     own = settings.of(context)
     own.update(inventory, output, verbose)
-    options = Options(accept_new_host_keys=accept_new_host_keys, verbose=own.verbose)
-    with own.open_run("plan", options) as run:
+    with own.connected("plan", accept_new_host_keys=accept_new_host_keys) as run:
         plan = workflow.plan(run)
     if out is not None:
         _write(out, json.dumps(plan.to_json(), indent=1) + "\n")

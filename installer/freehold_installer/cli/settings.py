@@ -92,6 +92,15 @@ class Settings:
             self.console.emit(Note(warning, level="warning"))
         return Run(inventory, self.console, verb, options)
 
+    def connected(
+        self, verb: str, *, accept_new_host_keys: bool, yes: bool = False
+    ) -> "AbstractContextManager[Run]":
+        """Return a Run of a verb that takes no options beside the common ones; enter it."""
+        from freehold_installer.engine.run import Options
+
+        options = Options(yes=yes, accept_new_host_keys=accept_new_host_keys, verbose=self.verbose)
+        return self.open_run(verb, options)
+
 
 def known_releases() -> list[str]:
     """Return the Kubernetes versions that there is a lock for."""

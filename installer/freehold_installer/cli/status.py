@@ -19,14 +19,11 @@ def command(
     accept_new_host_keys: settings.AcceptOption = False,
 ) -> None:
     """Show machines, units and nodes. Exit code 0: all is well, 1: something is not."""
-    from freehold_installer.engine.run import Options
     from freehold_installer.phases import workflow
 
     own = settings.of(context)
     own.update(inventory, output, verbose)
-    with own.open_run(
-        "status", Options(accept_new_host_keys=accept_new_host_keys, verbose=own.verbose)
-    ) as run:
+    with own.connected("status", accept_new_host_keys=accept_new_host_keys) as run:
         status = workflow.status(run)
     if own.output == "json":
         own.console.data(status)

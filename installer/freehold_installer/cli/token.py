@@ -37,7 +37,6 @@ def create(
     accept_new_host_keys: settings.AcceptOption = False,
 ) -> None:
     """Make a token for one machine, and the line to paste there."""
-    from freehold_installer.engine.run import Options
     from freehold_installer.errors import InputError
     from freehold_installer.phases import tokens
 
@@ -56,9 +55,7 @@ def create(
         taints=tuple(taints),
         replace=replace,
     )
-    with own.open_run(
-        "token", Options(accept_new_host_keys=accept_new_host_keys, verbose=own.verbose)
-    ) as run:
+    with own.connected("token", accept_new_host_keys=accept_new_host_keys) as run:
         made = tokens.create(run, request)
     show_token(own, made)
 
@@ -72,14 +69,11 @@ def listing(
     accept_new_host_keys: settings.AcceptOption = False,
 ) -> None:
     """Show the tokens that the cluster knows. It does not know their secrets."""
-    from freehold_installer.engine.run import Options
     from freehold_installer.phases import tokens
 
     own = settings.of(context)
     own.update(inventory, output, verbose)
-    with own.open_run(
-        "token", Options(accept_new_host_keys=accept_new_host_keys, verbose=own.verbose)
-    ) as run:
+    with own.connected("token", accept_new_host_keys=accept_new_host_keys) as run:
         rows = tokens.listing(run)
     if own.output == "json":
         own.console.data(rows)
@@ -100,14 +94,11 @@ def revoke(
     accept_new_host_keys: settings.AcceptOption = False,
 ) -> None:
     """Make a token worthless. A node that has joined with it stays."""
-    from freehold_installer.engine.run import Options
     from freehold_installer.phases import tokens
 
     own = settings.of(context)
     own.update(inventory, output, verbose)
-    with own.open_run(
-        "token", Options(accept_new_host_keys=accept_new_host_keys, verbose=own.verbose)
-    ) as run:
+    with own.connected("token", accept_new_host_keys=accept_new_host_keys) as run:
         gone = tokens.revoke(run, token_id)
     if own.output == "json":
         own.console.data(gone)
