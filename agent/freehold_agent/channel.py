@@ -61,6 +61,7 @@ class Channel:
         self._ask = ask
         self._sleep = sleep
         self._lock = threading.Lock()
+        self._thread: Optional[threading.Thread] = None
         self._offered: Optional[JoinDocument] = None
         self._seen = ("", 0)
         """UID of the Node and the newest generation that came for it, taken or not."""
@@ -70,8 +71,13 @@ class Channel:
         """The cluster does not know this node any more."""
 
     def start(self) -> None:
-        """Follow in a thread of its own, until the process ends."""
-        threading.Thread(target=self._run, name="channel", daemon=True).start()
+        """Follow in a thread of its own, until `stop` or the end of the process."""
+        self._thread = threading.Thread(target=self._run, name="channel", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask no further question; the present one may still be answered."""
+        self._thread = None
 
     def offered(self) -> Optional[JoinDocument]:
         """Return the newest document that came, None when nothing newer than the one on disk has."""
@@ -85,13 +91,13 @@ class Channel:
                 self._offered = None
 
     def _run(self) -> None:
-        while True:
+        while self._thread is threading.current_thread():
             try:
                 pause = self.poll()
             except Exception as error:  # noqa: BLE001  the thread outlives every mistake of ours
                 self._log(ERROR, "internal error of the channel: {}: {}".format(type(error).__name__, error))
                 pause = LONGEST_PAUSE
-            if pause:
+            if pause and self._thread is threading.current_thread():
                 self._sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  no secret
 
     def poll(self) -> float:
