@@ -78,13 +78,17 @@ class Channel:
         """The cluster does not know this node any more."""
 
     def start(self) -> None:
-        """Follow in a thread of its own, until the process ends or `start` is called again.
+        """Follow in a thread of its own, until `stop`, the end of the process, or `start` again.
 
         That is for a machine that has moved: a question asked from an address that is gone would stay open for minutes.
         """
         self._state = ChannelState()  # so that it is heard at once whether anybody answers there
         self._thread = threading.Thread(target=self._run, name="channel", daemon=True)
         self._thread.start()
+
+    def stop(self) -> None:
+        """Ask no further question; the present one may still be answered."""
+        self._thread = None
 
     def offered(self) -> Optional[JoinDocument]:
         """Return the newest document that came, None when nothing newer than the one on disk has."""
@@ -104,7 +108,7 @@ class Channel:
             except Exception as error:  # noqa: BLE001  the thread outlives every mistake of ours
                 self._log(ERROR, "internal error of the channel: {}: {}".format(type(error).__name__, error))
                 pause = LONGEST_PAUSE
-            if pause:
+            if pause and self._thread is threading.current_thread():
                 self._sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  no secret
 
     def poll(self) -> float:

@@ -231,11 +231,13 @@ def test_it_follows_in_threads(house: House) -> None:
     house.api.on("replace", RECORDS, look)
     house.wants(MAKE)
     house.volumes.start()
-    house.follower(240).start()
+    channel = house.follower(240)
+    channel.start()
     assert made.wait(20)
     house.wants(DELETE)
     assert gone.wait(20)
     house.volumes.stop()
+    channel.stop()
     assert [said.split(":")[0] for said in house.said()][:2] == ["volumes made", "volumes removed"]
 
 
