@@ -17,6 +17,7 @@ from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import DocumentError, JoinDocument
 from freehold_agent.contract.volumes import KIND
 from freehold_agent.join_client import Reply, ask
+from freehold_agent.journal import ERROR, INFO, NOTICE, WARNING, Log
 from freehold_agent.standing import FOLLOWS, REMOVED, SILENT, ChannelState
 from freehold_agent.volume_channel import VolumeChannel
 
@@ -32,9 +33,6 @@ REMOVED_PAUSE = 600.0
 """Seconds between two questions of a node that was removed: it may be admitted again."""
 TOLD_AFTER = 3
 """Failures in a row until they are worth a line: a control plane that restarts is none."""
-ERROR, WARNING, NOTICE, INFO = 3, 4, 5, 6
-
-Log = Callable[[int, str], None]
 
 
 class Channel:

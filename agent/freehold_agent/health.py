@@ -2,12 +2,11 @@
 does not renew, a program that keeps dying. Changes nothing.
 """
 
-import time
 from dataclasses import dataclass, field
 from typing import Callable, Dict, List, Mapping
 
 from freehold_agent.certificate import CertificateFacts, read_certificate
-from freehold_agent.contract import paths
+from freehold_agent.contract import moments, paths
 from freehold_agent.machine.programs import ProgramFailed
 from freehold_agent.machine.systemd import Systemd, SystemdError
 
@@ -29,11 +28,11 @@ def certificate_trouble(node: str, certificate: CertificateFacts, now: float) ->
         return (
             "the certificate of node {} expires at {} and the kubelet has not renewed it: journalctl -u kubelet "
             "says why; once it has expired this machine needs a token (freehold node rejoin {}, then here: {})"
-        ).format(node, _moment(certificate.not_after), node, RENEW)
+        ).format(node, moments.shown(certificate.not_after), node, RENEW)
     return (
         "the certificate of node {} expired at {} and the cluster refuses it; for a token, on the operator's "
         "machine: freehold node rejoin {}; then here: {}"
-    ).format(node, _moment(certificate.not_after), node, RENEW)
+    ).format(node, moments.shown(certificate.not_after), node, RENEW)
 
 
 @dataclass
@@ -89,7 +88,3 @@ class Health:
         if state.get("DropInPaths"):
             told += "; not only freehold's unit counts, but also " + ", ".join(state["DropInPaths"].split())
         return told
-
-
-def _moment(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))

@@ -11,17 +11,17 @@ import os
 import random
 import select
 import signal
-import sys
 import time
 from typing import Any, Callable, Dict, List, Mapping, Optional, Set
 
-from freehold_agent.channel import ERROR, NOTICE, WARNING, Channel, Log
+from freehold_agent.channel import Channel
 from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import DocumentError, JoinDocument
 from freehold_agent.contract.resources import Change, Resource
 from freehold_agent.desired import ROLE
 from freehold_agent.desired.agent_unit import WATCHDOG
 from freehold_agent.errors import AgentError, Locked
+from freehold_agent.journal import ERROR, NOTICE, WARNING, Log, to_journal
 from freehold_agent.machine.lock import LockBusyError
 from freehold_agent.machine.programs import ProgramFailed
 from freehold_agent.machine.systemd import SystemdError, notify
@@ -49,12 +49,6 @@ REPAIR_EVENT, FAILURE_EVENT, DRIFT_EVENT = "FreeholdRepaired", "FreeholdRepairFa
 REMOVED = (
     "this node was removed from the cluster; freehold-agent leave --yes takes everything off this machine"
 )
-
-
-def to_journal(level: int, message: str) -> None:
-    """Write one line to the journal (stderr of a service)."""
-    sys.stderr.write("<{}>{}\n".format(level, message.replace("\n", " ")))
-    sys.stderr.flush()
 
 
 class Keeper:

@@ -4,17 +4,15 @@ What changes rarely is a file below /run, written only when it is another: a qui
 with each look is one line that systemd keeps in memory (`systemctl status freehold-agent`), to be read back.
 """
 
-import calendar
 import contextlib
 import os
 import re
 import threading
-import time
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from freehold_agent.certificate import read_certificate
-from freehold_agent.contract import paths
+from freehold_agent.contract import moments, paths
 from freehold_agent.contract.join_document import DocumentError, JoinDocument
 from freehold_agent.machine import files
 
@@ -24,7 +22,6 @@ FOLLOWS, SILENT, REMOVED, BEGINS = "following", "silent", "removed", "beginning"
 MOST_NAMED = 20
 """Repaired things that the file names; of a hundred the first tell enough."""
 
-_FORM = "%Y-%m-%dT%H:%M:%SZ"
 _MOMENT = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
 _LINE = re.compile(
     r"(?P<state>[a-z]+); looked (?P<looked>{0})"
@@ -61,11 +58,13 @@ def compose(
     message: str = "",
 ) -> str:
     """Return the line for systemd; times in seconds since the epoch."""
-    parts = ["{}; looked {}".format(state, _written(looked))]
+    parts = ["{}; looked {}".format(state, moments.written(looked))]
     if channel is not None:
-        parts.append("channel {} {} since {}".format(channel.state, channel.server, _written(channel.since)))
+        parts.append(
+            "channel {} {} since {}".format(channel.state, channel.server, moments.written(channel.since))
+        )
     if certificate_until:
-        parts.append("certificate until " + _written(certificate_until))
+        parts.append("certificate until " + moments.written(certificate_until))
     if message:
         parts.append(" ".join(message.split()))
     return "; ".join(parts)
@@ -80,22 +79,18 @@ def parse(line: str) -> Dict[str, Any]:
         return {}
     channel = None
     if found["channel"]:
-        channel = {"state": found["channel"], "server": found["server"], "since": _read(found["since"])}
+        channel = {
+            "state": found["channel"],
+            "server": found["server"],
+            "since": moments.read(found["since"]),
+        }
     return {
         "state": found["state"],
-        "looked": _read(found["looked"]),
+        "looked": moments.read(found["looked"]),
         "channel": channel,
-        "certificate_until": _read(found["until"]) if found["until"] else None,
+        "certificate_until": moments.read(found["until"]) if found["until"] else None,
         "message": found["message"] or "",
     }
-
-
-def _written(seconds: float) -> str:
-    return time.strftime(_FORM, time.gmtime(seconds))
-
-
-def _read(text: str) -> int:
-    return calendar.timegm(time.strptime(text, _FORM))
 
 
 class Standing:

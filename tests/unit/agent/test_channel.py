@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from tests.support.a_node import a_document
 
-from freehold_agent.channel import ERROR, REMOVED_PAUSE, TOLD_AFTER, WARNING, Channel
+from freehold_agent.channel import REMOVED_PAUSE, TOLD_AFTER, Channel
 from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.join_client import Reply
+from freehold_agent.journal import ERROR, WARNING
 from freehold_agent.standing import FOLLOWS, REMOVED, SILENT
 
 
