@@ -42,6 +42,18 @@ class _Deaths:
     """When the latest were seen, at most DEATHS of them."""
     dying: bool = False
 
+    def count(self, restarts: int, now: float) -> None:
+        """Note how often it was restarted by `now`; judge whether it is dying."""
+        # A start that was asked for, ours too, begins systemd's count anew.
+        since = restarts - self.restarts if restarts >= self.restarts else restarts
+        self.restarts = restarts
+        self.moments = (self.moments + [now] * min(since, DEATHS))[-DEATHS:]
+        ages = [now - moment for moment in self.moments if moment <= now]
+        if len(ages) == DEATHS and max(ages) < WINDOW:
+            self.dying = True
+        elif not ages or min(ages) >= QUIET:
+            self.dying = False
+
 
 class Health:
     """Remembers from one look to the next how often programs were restarted."""
@@ -55,32 +67,32 @@ class Health:
 
     def look(self, node: str, now: float) -> str:
         """Return what is wrong, in one line, empty: nothing that is known. Never raises."""
-        troubles: List[str] = []
-        try:
-            with open(self._root + paths.KUBELET_CLIENT_CERTIFICATE, "rb") as stream:
-                troubles.append(certificate_trouble(node, read_certificate(stream.read()), now))
-        except (OSError, ValueError):
-            pass  # without one there is nothing to keep, and that is said elsewhere
+        troubles = [self._unread_or_late(node, now)]
         try:
             units = self._show(UNITS, ("NRestarts", "DropInPaths"))
         except (SystemdError, ProgramFailed, OSError):
-            return "; ".join(filter(None, troubles))
+            units = {}  # the look at resources says so
         troubles += [self._dying(name, state, now) for name, state in units.items()]
         return "; ".join(trouble for trouble in troubles if trouble)
+
+    def _unread_or_late(self, node: str, now: float) -> str:
+        try:
+            with open(self._root + paths.KUBELET_CLIENT_CERTIFICATE, "rb") as stream:
+                certificate = read_certificate(stream.read())
+        except FileNotFoundError:
+            return ""  # without one there is nothing to keep, and that is said elsewhere
+        except (OSError, ValueError) as error:
+            return (
+                "the certificate of node {} cannot be read ({}); for a token, on the operator's machine: "
+                "freehold node rejoin {}; then here: {}"
+            ).format(node, error, node, RENEW)
+        return certificate_trouble(node, certificate, now)
 
     def _dying(self, name: str, state: Mapping[str, str], now: float) -> str:
         count = state.get("NRestarts", "")
         restarts = int(count) if count.isdigit() else 0
         known = self._deaths.setdefault(name, _Deaths(restarts))
-        # A start that was asked for, ours too, begins the count anew.
-        since = restarts - known.restarts if restarts >= known.restarts else restarts
-        known.restarts = restarts
-        known.moments = (known.moments + [now] * min(since, DEATHS))[-DEATHS:]
-        ages = [now - moment for moment in known.moments if moment <= now]
-        if len(ages) == DEATHS and max(ages) < WINDOW:
-            known.dying = True
-        elif not ages or min(ages) >= QUIET:
-            known.dying = False
+        known.count(restarts, now)
         if not known.dying:
             return ""
         unit = name.rpartition(".")[0]

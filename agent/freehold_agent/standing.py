@@ -181,8 +181,7 @@ class Standing:
             certificate_until=self._known_end(),
             message=str(self._outcome.get("message", "")),
         )
-        with contextlib.suppress(OSError):
-            self._notify("STATUS=" + line)
+        self._notify("STATUS=" + line)
 
     def _known_identity(self) -> Dict[str, Any]:
         path = self._root + paths.JOIN_DOCUMENT
@@ -195,11 +194,13 @@ class Standing:
 
     def _known_end(self) -> float:
         path = self._root + paths.KUBELET_CLIENT_CERTIFICATE
-        with contextlib.suppress(OSError, ValueError):
+        try:
             stamp = _stamp(path)
             if stamp != self._until[0]:
                 with open(path, "rb") as stream:
                     self._until = (stamp, read_certificate(stream.read()).not_after)
+        except (OSError, ValueError):
+            self._until = (None, 0.0)  # it is gone, or damaged: how long it was valid is not told any more
         return self._until[1]
 
 
