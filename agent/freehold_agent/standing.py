@@ -105,9 +105,12 @@ class Standing:
         self._looked = 0.0
         self._outcome: Dict[str, Any] = {}
         self._unwritten = False
+        """The outcome at hand is not in the file: /run was full."""
         self._drift: List[str] = []
         self._identity: Tuple[Any, Dict[str, Any]] = (None, {})
+        """Which state of the document's file was read last, and what it said: a quiet look parses nothing."""
         self._until: Tuple[Any, float] = (None, 0.0)
+        """The same of the certificate: its end in seconds since the epoch."""
         # What was healed before a restart of the agent is news still.
         kept: Any = None
         with contextlib.suppress(OSError, ValueError):
@@ -164,7 +167,7 @@ class Standing:
             self._say()
 
     def _keep(self, outcome: Dict[str, Any]) -> None:
-        """Write an outcome that is another one, or that could not be written when it was: /run was full."""
+        """Write an outcome that is another one, or that could not be written when it was."""
         if outcome == self._outcome and not self._unwritten:
             return
         self._outcome = outcome
