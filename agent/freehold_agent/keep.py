@@ -148,15 +148,17 @@ class Keeper:
         return due and self._watched
 
     def _look_at_health(self) -> None:
-        """Say what is wrong beside the resources, once; a repair would reset the counts that tell it."""
+        """Say once what is wrong beside the resources, and when it is over. Ahead of a repair: that resets counts."""
         try:
             trouble = self._host.health(read_document(self._host.root).node, self._host.now())
         except (AgentError, DocumentError, OSError):
-            trouble = ""  # no document that can be read: the repair says so
+            return  # no document that can be read: the repair says so
         except Exception as error:  # noqa: BLE001  a mistake of ours here must not keep anything from being put back
             trouble = "internal error of health: {}: {}".format(type(error).__name__, error)
         if trouble and trouble != self._trouble:
             self._log(ERROR, trouble)
+        elif self._trouble and not trouble:
+            self._log(NOTICE, "gone again: " + self._trouble)
         self._trouble = trouble
 
     def _prepare(self, document: JoinDocument, resources: List[Resource]) -> Mapping[str, List[str]]:

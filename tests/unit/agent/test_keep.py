@@ -75,7 +75,7 @@ def test_a_repair_is_one_line(node: KeptNode) -> None:
 
 
 def test_trouble_beside_the_resources_is_said_once(node: KeptNode) -> None:
-    """What no resource shows stands in the journal once and in the status until it is over; repairs go on."""
+    """What no resource shows is a line when it comes, one when it goes, and the status meanwhile; repairs go on."""
     node.trouble = "the certificate expired"
     node.keeper.round()
     assert node.keeper.round() <= INTERVAL * 1.2
@@ -83,12 +83,23 @@ def test_trouble_beside_the_resources_is_said_once(node: KeptNode) -> None:
     assert node.looks == 2
     status = json.loads(node.path(STATUS).read_text())
     assert (status["state"], status["message"]) == ("failed", "the certificate expired")
+    document = node.path(paths.JOIN_DOCUMENT)
+    kept = document.read_bytes()
+    document.write_bytes(b"damaged")
+    node.keeper.round()
+    assert "not JSON" in node.log.pop()[1], "which says nothing about the certificate"
+    document.write_bytes(kept)
+    node.keeper.round()
+    assert node.log.pop() == (keep.NOTICE, "this node is as its document says again")
     node.trouble = ""
     node.keeper.round()
     assert json.loads(node.path(STATUS).read_text())["state"] == "converged"
     node.trouble = "the certificate expired"
     node.keeper.round()
-    assert len(node.log) == 2, "it is news again"
+    assert node.log[1:] == [
+        (keep.NOTICE, "gone again: the certificate expired"),
+        (keep.ERROR, "the certificate expired"),
+    ]
 
 
 def test_a_machine_that_moved_is_left_alone(node: KeptNode) -> None:
