@@ -6,6 +6,7 @@ make it lie: making a gigabyte durable while a control plane starts would cost i
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -192,11 +193,16 @@ class Incoming:
 
 
 def hash_file(path: str) -> str:
-    """Return the digest of a file by reading it. Raises OSError."""
+    """Return the digest of a file by reading it, empty where the disk does not give it back. Raises OSError."""
     total = hashlib.sha256()
-    with open(path, "rb") as stream:
-        for block in iter(lambda: stream.read(CHUNK), b""):
-            total.update(block)
+    try:
+        with open(path, "rb") as stream:
+            for block in iter(lambda: stream.read(CHUNK), b""):
+                total.update(block)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return ""  # as good as damaged: other blocks of the disk may take it
     return total.hexdigest()
 
 

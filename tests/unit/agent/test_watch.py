@@ -97,6 +97,21 @@ def test_a_rotten_file_is_no_longer_believed(
     assert HashCache(hashes).digest(str(path)) == hashlib.sha256(b"Xrogram").hexdigest()
 
 
+def test_a_file_that_the_disk_does_not_give_back_is_damaged(
+    machine: WatchedMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An I/O error is no failure of the glance: the next look finds a file that is to be fetched again."""
+    path = machine.path(paths.STORE + "/" + PROGRAM.sha256)
+    hashes = str(machine.path(paths.HASHES))
+    HashCache(hashes).remember({str(path): PROGRAM.sha256})
+    path.unlink()
+    path.symlink_to("/proc/self/mem")  # nothing can be read at its beginning: EIO
+    reading = Rehash("w1", root=str(machine.root))
+    monkeypatch.setattr(reading, "next", lambda artifacts: artifacts[0])
+    assert reading.check([PROGRAM]) == PROGRAM
+    assert HashCache(hashes).digest(str(path)) not in (None, PROGRAM.sha256)
+
+
 def test_glances_cannot_call_for_looks_without_end(machine: WatchedMachine, kernel: Kernel) -> None:
     """A unit that crashes every second gets some looks at once, and then one in so many seconds."""
     clock = [0.0]
