@@ -6,7 +6,6 @@ few Events wait for it. While nothing changes nothing is sent.
 """
 
 import collections
-import contextlib
 import hashlib
 import random
 import threading
@@ -17,7 +16,7 @@ from freehold_agent.contract import moments, paths
 from freehold_agent.contract.conditions import DRIFT
 from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.journal import INFO, Log
-from freehold_agent.machine.kubernetes_api import Conflict, KubernetesApi
+from freehold_agent.machine.kubernetes_api import ApiError, Conflict, KubernetesApi
 
 MANAGER = "freehold-agent"
 NOTHING = "AsDocumented"
@@ -27,6 +26,8 @@ WAITING = 20
 """Events that wait for the control plane; older ones go, the journal has them."""
 SAME = 600.0
 """Seconds in which the same words are one Event: somebody who fights the agent does not fill the cluster."""
+REFUSED = (400, 409, 413, 422)
+"""Answers to an Event that would be the same the next time: malformed, there already, too large, invalid."""
 LONGEST = 900
 """Characters of a message: the API server takes 1024 in an Event."""
 
@@ -49,13 +50,23 @@ class NodeReport:
         self._changed = threading.Event()
         self._lock = threading.Lock()
         self._wanted: Optional[Tuple[str, str, str]] = None
-        self._sent: Optional[Tuple[str, str, str]] = None
+        self._uid = ""
+        self._sent: Optional[Tuple[str, Tuple[str, str, str]]] = None
+        """The Node's UID, and what it was told last."""
         self._events: Deque[Tuple[str, str, str, float]] = collections.deque(maxlen=WAITING)
         self._said: Dict[str, float] = {}
 
     def start(self) -> None:
         """Send in a thread of its own, until the process ends."""
         threading.Thread(target=self._run, name="node-report", daemon=True).start()
+
+    def follow(self, uid: str) -> None:
+        """The Node has this UID: one that was made anew says nothing yet."""
+        with self._lock:
+            if uid == self._uid:
+                return
+            self._uid = uid
+        self._changed.set()
 
     def condition(self, drifts: bool, reason: str, message: str) -> None:
         """Have the Node say this from now on."""
@@ -105,8 +116,13 @@ class NodeReport:
                     if not self._events:
                         return
                     event = self._events[0]
-                with contextlib.suppress(Conflict):
+                try:
                     api.create("/api/v1/namespaces/default/events", node_event(document, *event))
+                except ApiError as error:
+                    if error.status not in REFUSED:
+                        raise
+                    if not isinstance(error, Conflict):
+                        self._log(INFO, "the cluster does not take an Event: {}".format(error))
                 with self._lock:
                     if self._events and self._events[0] == event:
                         self._events.popleft()
@@ -116,8 +132,8 @@ class NodeReport:
 
     def _send_condition(self, api: KubernetesApi, node: str) -> None:
         with self._lock:
-            wanted = self._wanted
-        if wanted is None or wanted == self._sent:
+            wanted, uid = self._wanted, self._uid
+        if wanted is None or (uid, wanted) == self._sent:
             return
         path = "/api/v1/nodes/" + node
         known = _condition_in(api.get(path))
@@ -135,7 +151,7 @@ class NodeReport:
             status = {"conditions": [condition]}
             body = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}, "status": status}
             api.apply(path + "/status", body, field_manager=MANAGER)
-        self._sent = wanted
+        self._sent = uid, wanted
 
 
 def node_event(document: JoinDocument, kind: str, reason: str, message: str, moment: float) -> Dict[str, Any]:

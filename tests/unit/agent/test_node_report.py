@@ -9,7 +9,7 @@ from tests.support.a_node import a_document
 
 from freehold_agent import node_report
 from freehold_agent.contract.conditions import DRIFT
-from freehold_agent.machine.kubernetes_api import Conflict
+from freehold_agent.machine.kubernetes_api import ApiError, Conflict
 from freehold_agent.node_report import NodeReport
 
 
@@ -21,6 +21,7 @@ class Api:
         self.events: list[dict[str, Any]] = []
         self.applied = 0
         self.error: Exception | None = None
+        self.refusal: ApiError | None = None
 
     def get(self, _path: str) -> dict[str, Any]:
         if self.error:
@@ -34,6 +35,8 @@ class Api:
 
     def create(self, path: str, body: dict[str, Any]) -> None:
         assert path == "/api/v1/namespaces/default/events"
+        if self.refusal and body["message"] == "refused":
+            raise self.refusal
         if any(event["metadata"] == body["metadata"] for event in self.events):
             raise Conflict(409, "AlreadyExists", "")
         self.events.append(body)
@@ -97,3 +100,35 @@ def test_what_could_not_be_sent_waits() -> None:
     report.send()
     assert api.conditions[-1]["message"] == "no route"
     assert len(api.events) == node_report.WAITING
+
+
+def test_a_node_that_was_made_anew_is_told_again() -> None:
+    """The condition went with the Node; the same one is sent to the new one, and to that once."""
+    api = Api()
+    report = NodeReport(a_document, _nobody, connect=lambda: api)  # type: ignore[arg-type, return-value]
+    for uid in ("one", "one", "another", "another"):
+        report.follow(uid)
+        report.condition(True, "ForeignSettings", "drop-in")
+        if report._changed.is_set():
+            report._changed.clear()
+            report.send()
+        if uid == "one":
+            api.conditions = []
+    assert api.applied == 2
+    assert api.conditions[-1]["message"] == "drop-in"
+
+
+def test_an_event_that_is_refused_for_good_is_dropped() -> None:
+    """It is a line in the journal, and those behind it are sent; one that may be taken later waits with them."""
+    api, log = Api(), list[str]()
+    report = NodeReport(a_document, lambda _level, text: log.append(text), connect=lambda: api)  # type: ignore[arg-type, return-value]
+    for message in ("refused", "behind it"):
+        report.event("Normal", "FreeholdRepaired", message)
+    api.refusal = ApiError(503, "ServiceUnavailable", "not now")
+    with pytest.raises(ApiError, match="not now"):
+        report.send()
+    assert api.events == []
+    api.refusal = ApiError(422, "Invalid", "no such thing")
+    report.send()
+    assert [event["message"] for event in api.events] == ["behind it"]
+    assert log == ["the cluster does not take an Event: no such thing (422 Invalid)"]
