@@ -18,7 +18,7 @@ from freehold_agent.contract.join_document import DocumentError, JoinDocument
 from freehold_agent.contract.volumes import KIND
 from freehold_agent.join_client import Reply, ask
 from freehold_agent.journal import ERROR, INFO, NOTICE, WARNING, Log
-from freehold_agent.standing import FOLLOWS, REMOVED, SILENT, ChannelState
+from freehold_agent.standing import FOLLOWS, REMOVED, SILENT, USELESS, ChannelState
 from freehold_agent.volume_channel import VolumeChannel
 
 WAIT = 240.0
@@ -50,6 +50,7 @@ class Channel:
         wait: float = WAIT,
         ask: Callable[..., Reply] = ask,
         sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`current` reads the document on disk, `wake` makes the loop look at once; None follows no volumes.
 
@@ -65,6 +66,7 @@ class Channel:
         self._wait = wait
         self._ask = ask
         self._sleep = sleep
+        self._clock = clock
         self._lock = threading.Lock()
         self._thread: Optional[threading.Thread] = None
         self._offered: Optional[JoinDocument] = None
@@ -119,7 +121,7 @@ class Channel:
             return LONGEST_PAUSE
         path, wait = self._question(document)
         server = document.join_endpoints[self._server % len(document.join_endpoints)]
-        shown, asking = self._certificate_now(), self._thread
+        shown, asking, begun = self._certificate_now(), self._thread, self._clock()
         try:
             reply: Union[Reply, Exception] = self._ask(
                 server,
@@ -138,7 +140,10 @@ class Channel:
         if reply.status == 410 and shown != self._certificate_now():
             # It is about the certificate of before: this machine joined again (`renew`) while the question was open.
             return FIRST_PAUSE
-        return self._judge(reply, document, server)
+        pause = self._judge(reply, document, server)
+        if reply.status == 204 and self._clock() - begun < FIRST_PAUSE <= wait:
+            return FIRST_PAUSE  # it does not wait as it was asked to: it is not to be asked all the time
+        return pause
 
     def _question(self, document: JoinDocument) -> Tuple[str, float]:
         """Return the path to ask for, and the seconds that an answer may wait for news."""
@@ -186,15 +191,17 @@ class Channel:
             return REMOVED_PAUSE
         if reply.status not in (200, 204):
             return self._unheard(server, "{} answered {}".format(server, reply.status))
-        self._note_state(FOLLOWS, server)
         if self.removed:
             self.removed = False
             self._log(NOTICE, "node {} is known to the cluster again".format(document.node))
         pause = self._consider(reply.body, document) if reply.status == 200 else 0.0
         if not pause:
+            self._note_state(FOLLOWS, server)
             if self._failures >= TOLD_AFTER:
                 self._log(NOTICE, "{} answers as it should again".format(server))
             self._failures = 0
+        elif self._failures >= TOLD_AFTER:
+            self._note_state(USELESS, server)
         return pause
 
     def _consider(self, text: bytes, document: JoinDocument) -> float:
@@ -221,8 +228,9 @@ class Channel:
         return 0.0
 
     def _note_state(self, state: str, server: str) -> None:
-        silent = state == self._state.state == SILENT  # whichever of them was asked last
-        if (state, server) != (self._state.state, self._state.server) and not silent:
+        # Whichever of them was asked last.
+        lasts = state == self._state.state and state in (SILENT, USELESS)
+        if (state, server) != (self._state.state, self._state.server) and not lasts:
             self._state = ChannelState(state, server, time.time())
             self._stands(self._state)
 

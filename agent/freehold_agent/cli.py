@@ -39,7 +39,7 @@ STATUS_OF_KIND = {
 }
 EPILOG = """exit codes:
   0    done, nothing differs
-  1    a step failed
+  1    a step failed; status: the agent does not run, has not looked, or its look did not end well
   2    plan: something differs from the document
   3    bad input: command line, document or join token; this machine is no node
   4    the machine lacks something that only its owner can provide
@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     add("run", _run, "keep this node as its document says, until stopped (the service does this)")
-    add("status", _status, "say how this node stands", output=True)
+    add("status", _status, "say how this node stands; exit code 0: well, 1: not", output=True)
     add("facts", _facts, "say what is true of this machine", output=True)
     add("plan", _plan, "say what differs from the document; changes nothing", output=True)
     add("converge", _converge, "put back what differs, once")
@@ -248,8 +248,8 @@ def _version(_options: argparse.Namespace) -> int:
 
 def _remote(request: Dict[str, Any], with_document: bool = True) -> Dict[str, Any]:
     """Perform a verb of `freehold_agent.remote` here: what people and the installer see is the same."""
+    from freehold_agent.document import read_document
     from freehold_agent.remote import perform
-    from freehold_agent.repair import read_document
 
     lines: List[Mapping[str, Any]] = []
     if with_document:

@@ -33,6 +33,12 @@ class Unfit(AgentError):  # noqa: N818
     kind = "unfit"
 
 
+class NotJoinedError(AgentError):
+    """The machine has no document or no certificate: there is nothing to keep."""
+
+    kind = "input"
+
+
 class Locked(AgentError):  # noqa: N818
     """Another run is changing this machine."""
 
@@ -72,3 +78,9 @@ class DigestMismatch(DeliveryFailed):
         )
         self.expected = expected
         self.got = got
+
+
+def in_words(error: Exception) -> str:
+    """Return an error and what a person can do about it, in one line."""
+    hint = getattr(error, "hint", "")
+    return "{}{}".format(error, " ({})".format(hint) if hint else "")

@@ -18,13 +18,13 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 from freehold_agent.contract import firewall, fitness, paths, ports
 from freehold_agent.contract.join_document import DocumentError, JoinDocument
 from freehold_agent.converge import Deliverer, Progress, Summary
+from freehold_agent.document import read_document
 from freehold_agent.errors import BadRequest, Unfit
 from freehold_agent.fetch import Fetcher
 from freehold_agent.join import Host, credential_valid, join, settle
 from freehold_agent.join_client import JoinClient, Refused, Unreachable, request_body
 from freehold_agent.machine import files
 from freehold_agent.records import OWNERS, Record
-from freehold_agent.repair import read_document
 from freehold_agent.store import HashCache
 
 LONGEST_TOKEN = 512

@@ -17,17 +17,18 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Set
 from freehold_agent.channel import Channel
 from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import DocumentError, JoinDocument
-from freehold_agent.contract.resources import Change, Resource
+from freehold_agent.contract.resources import Resource
 from freehold_agent.desired import ROLE
 from freehold_agent.desired.agent_unit import WATCHDOG
-from freehold_agent.errors import AgentError, Locked
+from freehold_agent.document import read_document
+from freehold_agent.errors import AgentError, Locked, in_words
 from freehold_agent.journal import ERROR, NOTICE, WARNING, Log, to_journal
 from freehold_agent.machine.lock import LockBusyError
 from freehold_agent.machine.programs import ProgramFailed
 from freehold_agent.machine.systemd import SystemdError, notify
 from freehold_agent.node_report import NOTHING, NodeReport
 from freehold_agent.records import Record
-from freehold_agent.repair import BehindError, ElsewhereError, Host, read_document, repair
+from freehold_agent.repair import BehindError, ElsewhereError, Host, repair
 from freehold_agent.standing import Standing
 from freehold_agent.volume_channel import JoinService, VolumeChannel
 from freehold_agent.volumes import VolumeKeeper
@@ -39,6 +40,12 @@ GLANCE = 10.0
 """Seconds between two glances and signs of life, jittered likewise: systemd waits several times as long."""
 BUSY_PAUSE = 5.0
 """Seconds until the next try while another run changes the machine."""
+LONGEST_RUN = 600.0
+"""Seconds that another run may take without a word of it: one that hangs keeps everything from being put back."""
+KEPT_OUT = (
+    "another run of freehold has held this machine for ten minutes and more: nothing is put back until it ends "
+    "(lslocks names its process, beside /run/systemd/system)"
+)
 FIRST_PAUSE = 5.0
 LONGEST_PAUSE = 300.0
 """Seconds to wait after a failure: doubled from the first to the longest."""
@@ -62,8 +69,10 @@ class Keeper:
         self._trouble = ""
         """What is wrong beside the resources, as it was said last."""
         self._standing = Standing(self._host.notify, self._host.now, self._host.root)
-        self._done: List[str] = []
-        """What the last look put back, in words; not what this node gets for the first time."""
+        self._busy_since = 0.0
+        """Since when another run holds the machine, in seconds since the epoch; 0: none does."""
+        self._done: Dict[str, str] = {}
+        """What the last look put back, in words by key; not what this node gets for the first time."""
         self._taking = False
         """Whether the last look took a newer document: what that changes is no repair."""
         self._known: Set[str] = set()
@@ -102,26 +111,27 @@ class Keeper:
 
     def _round(self) -> float:
         offered = self._channel.offered() if self._channel else None
-        self._done, self._taking = [], offered is not None
+        self._done, self._taking = {}, offered is not None
         self._watched = False
+        busy_since, self._busy_since = self._busy_since, 0.0
         self._look_at_health()
         try:
-            changes = repair(self._host, self._tell, offered, self._prepare)
+            repair(self._host, self._tell, offered, self._prepare)
         except (Locked, LockBusyError):
+            self._busy_since = busy_since or self._host.now()
+            if self._host.now() - self._busy_since >= LONGEST_RUN:
+                self._waits(WARNING, KEPT_OUT)
             return BUSY_PAUSE
         except BehindError as error:
-            if self._standing.state != "waiting":
-                self._log(NOTICE, str(error))
-            self._remember("waiting", str(error), [])
+            self._waits(NOTICE, str(error))
             return BUSY_PAUSE
         except (AgentError, SystemdError, ProgramFailed, DocumentError, OSError) as error:
-            hint = getattr(error, "hint", "")
-            message = "{}{}".format(error, " ({})".format(hint) if hint else "")
+            message = in_words(error)
             if isinstance(error, ElsewhereError) and self._channel and message != self._standing.message:
                 # What it asks comes from an address that is gone; the new one is to be told there.
                 self._channel.start()
             return self._failed(message)
-        if self._failures:
+        if self._failures or self._standing.state == "waiting":
             self._log(NOTICE, "this node is as its document says again")
         self._failures = 0
         self._report_repair()
@@ -129,11 +139,11 @@ class Keeper:
             self._channel.taken(offered)
         self._notice_drift(always=True)
         if self._channel is not None and self._channel.removed:
-            self._remember("removed", REMOVED, changes)
+            self._remember("removed", REMOVED)
         elif self._trouble:
-            self._remember("failed", self._trouble, changes)
+            self._remember("failed", self._trouble)
         else:
-            self._remember("converged", "", changes)
+            self._remember("converged", "")
         return INTERVAL * random.uniform(0.8, 1.2)  # noqa: S311  no secret
 
     def glance(self) -> bool:
@@ -167,6 +177,8 @@ class Keeper:
         self._watched = True
         for unit, things in lost.items():
             self._log(WARNING, "{} lost {}: it is started anew".format(unit, ", ".join(things)))
+        if self._report is not None:
+            self._report.follow(document.node_uid)
         return lost
 
     def _notice_drift(self, always: bool = False) -> None:
@@ -192,7 +204,7 @@ class Keeper:
 
     def _report_repair(self) -> None:
         if self._done:
-            self._say("Normal", REPAIR_EVENT, "put back: " + ", ".join(dict.fromkeys(self._done)))
+            self._say("Normal", REPAIR_EVENT, "put back: " + ", ".join(dict.fromkeys(self._done.values())))
 
     def _say(self, kind: str, reason: str, message: str) -> None:
         if self._report is not None:
@@ -206,20 +218,27 @@ class Keeper:
         self._say("Warning", FAILURE_EVENT, message)
         if self._report is not None:
             self._report.condition(True, "RepairFailed", message)
-        self._remember("failed", message, [])
+        self._remember("failed", message)
         return pause * random.uniform(0.8, 1.2)  # noqa: S311  no secret
 
     def _tell(self, event: Dict[str, Any]) -> None:
         self._host.notify("WATCHDOG=1")
         if event.get("event") == "change" and event.get("state") == "done":
-            name = str(event.get("title") or event.get("key"))
-            if event.get("key") in self._known and not self._taking:
-                self._done.append(name)
+            key = str(event.get("key"))
+            name = str(event.get("title") or key)
+            if key in self._known and not self._taking:
+                self._done[key] = name
             self._log(NOTICE, "{}: {}".format(event.get("action"), name))
 
-    def _remember(self, state: str, message: str, changes: List[Change]) -> None:
+    def _waits(self, level: int, message: str) -> None:
+        """Say once why nothing is put back for now."""
+        if message != self._standing.message:
+            self._log(level, message)
+        self._remember("waiting", message)
+
+    def _remember(self, state: str, message: str) -> None:
         """Keep the outcome for `status`."""
-        self._standing.looked(state, message, [change.key for change in changes])
+        self._standing.looked(state, message, list(self._done))
 
 
 def run(keeper: Optional[Keeper] = None) -> int:

@@ -15,9 +15,10 @@ from freehold_agent.contract.resources import Artifact, Change, Resource, Unit, 
 from freehold_agent.converge import Deliverer, Summary, converge
 from freehold_agent.desired import ROLE, desired_node
 from freehold_agent.desired.machine import interface_of
-from freehold_agent.errors import AgentError, DeliveryFailed, StepFailed
+from freehold_agent.document import read_document
+from freehold_agent.errors import AgentError, DeliveryFailed, NotJoinedError, StepFailed, in_words
 from freehold_agent.facts import gather
-from freehold_agent.health import Health
+from freehold_agent.health import RENEW, Health
 from freehold_agent.machine import files
 from freehold_agent.machine.lock import converge_lock
 from freehold_agent.machine.systemd import notify
@@ -29,12 +30,6 @@ MOST_STEPS_PUT_OFF = 8
 POD_INTERFACES = ("cni", "flannel", "veth")
 Prepare = Callable[[JoinDocument, List[Resource]], Mapping[str, List[str]]]
 """Called ahead of a look; returns units to be started anew, with the reasons."""
-
-
-class NotJoinedError(AgentError):
-    """The machine has no document or no certificate: there is nothing to keep."""
-
-    kind = "input"
 
 
 class BehindError(AgentError):
@@ -81,7 +76,9 @@ def repair(
             document = max(document, offered, key=lambda one: one.generation)
         if not os.path.exists(host.root + paths.KUBELET_CLIENT_CERTIFICATE):
             raise NotJoinedError(
-                "this node has no certificate yet", hint="run freehold apply on the operator's machine"
+                "this node has no certificate, {}".format(paths.KUBELET_CLIENT_CERTIFICATE),
+                hint="on the operator's machine: freehold apply, for a machine of the inventory; for any other "
+                "freehold node rejoin {}, then here: {}".format(document.node, RENEW),
             )
         # A join that was killed may have left it; it is of no use once the certificate is there.
         files.remove(host.root + paths.BOOTSTRAP_KUBECONFIG)
@@ -92,10 +89,7 @@ def repair(
         if prepare is not None:
             _mark_stale(host, resources, prepare(document, resources))
         with _fetching(document) as deliver:
-            changes = _converge_what_can_be(host, resources, deliver, progress)
-        # An apply that was killed may have left bytes that are not durable yet; mostly there are none.
-        HashCache(host.root + paths.HASHES).settle()
-        return changes
+            return _converge_what_can_be(host, resources, deliver, progress)
 
 
 def _mark_stale(host: Host, resources: Sequence[Resource], units: Mapping[str, List[str]]) -> None:
@@ -113,9 +107,9 @@ def _mark_stale(host: Host, resources: Sequence[Resource], units: Mapping[str, L
 def _converge_what_can_be(
     host: Host, resources: Sequence[Resource], deliver: Deliverer, progress: Callable[[Dict[str, Any]], None]
 ) -> List[Change]:
-    """Converge; a step that fails does not keep the others from being made. Raises the first failure at the end."""
+    """Converge; a step that fails does not keep the others from being made. Raises all failures as one at the end."""
     failed: Set[str] = set()
-    first: Optional[AgentError] = None
+    failures: List[AgentError] = []
     changes: List[Change] = []
 
     def follow(event: Dict[str, Any]) -> None:
@@ -132,12 +126,27 @@ def _converge_what_can_be(
             changes += host.converge(resources, ROLE, deliver, follow, only).changes
             break
         except (StepFailed, DeliveryFailed) as error:
-            first = first or error
+            failures.append(error)
             if len(failed) == known:  # it failed outside of any step
                 break
-    if first is not None:
-        raise first
+    else:
+        failures.append(AgentError("after so many failures no other step was tried"))
+    try:
+        # An apply that was killed may have left bytes that are not durable yet; mostly there are none.
+        HashCache(host.root + paths.HASHES).settle()
+    except OSError as error:
+        failures.append(AgentError("files of the store cannot be made durable: {}".format(error)))
+    if failures:
+        raise _as_one(failures)
     return changes
+
+
+def _as_one(failures: Sequence[AgentError]) -> AgentError:
+    """Return one error that says each of them once."""
+    if len(failures) == 1:
+        return failures[0]
+    details = [failure.detail for failure in failures if failure.detail]
+    return AgentError("; ".join(dict.fromkeys(map(in_words, failures))), detail="\n".join(details))
 
 
 def _refuse_the_way_back(host: Host, document: JoinDocument, facts: Mapping[str, Any]) -> None:
@@ -171,18 +180,6 @@ def _refuse_elsewhere(document: JoinDocument, facts: Mapping[str, Any]) -> None:
                 document.node, present[0] if present else "ADDRESS"
             ),
         )
-
-
-def read_document(root: str = "") -> JoinDocument:
-    """Return the document this machine was joined with. Raises NotJoinedError, DocumentError, OSError."""
-    try:
-        with open(root + paths.JOIN_DOCUMENT, "rb") as stream:
-            return JoinDocument.loads(stream.read())
-    except FileNotFoundError:
-        raise NotJoinedError(
-            "this machine is no node: it has no " + paths.JOIN_DOCUMENT,
-            hint="freehold token create, on the operator's machine, prints the line that makes it one",
-        ) from None
 
 
 class _LateFetcher:

@@ -9,7 +9,7 @@ import os
 import re
 import threading
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from freehold_agent.certificate import read_certificate
 from freehold_agent.contract import moments, paths
@@ -17,10 +17,15 @@ from freehold_agent.contract.join_document import DocumentError, JoinDocument
 from freehold_agent.machine import files
 
 FILE = paths.RUN + "/agent.json"
-FOLLOWS, SILENT, REMOVED, BEGINS = "following", "silent", "removed", "beginning"
-"""How the channel stands: answers come; none comes; the cluster does not know this node; none came yet."""
+FOLLOWS, SILENT, USELESS = "following", "silent", "useless"
+REMOVED, BEGINS = "removed", "beginning"
+"""How the channel stands: answers come; none comes; none that can be used comes; the cluster does not know this node;
+none came yet."""
 MOST_NAMED = 20
 """Repaired things that the file names; of a hundred the first tell enough."""
+LONGEST = 900
+"""Characters of a message in systemd's line: it ignores a datagram of more than 4096 bytes, and would go on with the
+line of before."""
 
 _MOMENT = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
 _LINE = re.compile(
@@ -66,7 +71,7 @@ def compose(
     if certificate_until:
         parts.append("certificate until " + moments.written(certificate_until))
     if message:
-        parts.append(" ".join(message.split()))
+        parts.append(" ".join(message.split())[:LONGEST])
     return "; ".join(parts)
 
 
@@ -145,13 +150,13 @@ class Standing:
             if self._outcome:
                 self._keep({**self._outcome, "drift": self._drift})
 
-    def looked(self, state: str, message: str, repaired: List[str]) -> None:
+    def looked(self, state: str, message: str, repaired: Sequence[str]) -> None:
         """A look ended: what it found, and the keys of what it put back."""
         with self._lock:
             self._looked = self._now()
             if repaired:
                 more = len(repaired) - MOST_NAMED
-                named = repaired[:MOST_NAMED] + (["and {} more".format(more)] if more > 0 else [])
+                named = list(repaired[:MOST_NAMED]) + (["and {} more".format(more)] if more > 0 else [])
                 self._healed = {"repaired": named, "repaired_at": self._looked}
             same = self._outcome.get("state") == state and self._outcome.get("message") == message
             self._keep(

@@ -6,17 +6,18 @@ from typing import Any, Callable, Dict, List, Mapping
 from freehold_agent import standing
 from freehold_agent.certificate import read_certificate
 from freehold_agent.contract import moments, paths
+from freehold_agent.document import read_document
 from freehold_agent.errors import Unfit
 from freehold_agent.health import RENEW
 from freehold_agent.machine import files
 from freehold_agent.machine.systemd import Systemd
-from freehold_agent.repair import read_document
 
 AGENT = "freehold-agent"
 UNITS = ("containerd", "freehold-images", "kubelet", "flannel", "kube-proxy", AGENT)
 CHANNEL = {
     standing.FOLLOWS: "follows {server} since {since}",
     standing.SILENT: "no control plane answers since {since} ({server} was asked last); this node goes on as it is",
+    standing.USELESS: "{server} answers, with nothing that can be used, since {since}; this node goes on as it is",
     standing.REMOVED: "removed from the cluster, says {server} since {since}",
     standing.BEGINS: "waits for the first answer",
 }
@@ -49,6 +50,10 @@ def gather_status(show: Callable[..., Dict[str, Any]] = Systemd().show, root: st
     if units.get(AGENT) == "active":
         line = standing.parse(found[AGENT + ".service"].get("StatusText", ""))
     if line:
+        # Where /run has no room the file is one of before, or there is none.
+        if line["state"] != told.get("state"):
+            told.update(state=line["state"], message=line["message"])
+            told.pop("since", None)
         told["looked"] = line["looked"]
     return {
         **identity,
@@ -60,9 +65,10 @@ def gather_status(show: Callable[..., Dict[str, Any]] = Systemd().show, root: st
 
 
 def is_well(status: Mapping[str, Any]) -> bool:
-    """Say whether the agent runs and its last look ended well."""
+    """Say whether the agent runs, has looked since its start, and its last look ended well."""
     agent = status["agent"] or {}
-    return agent.get("state") not in ("failed", "removed") and status["units"].get(AGENT) == "active"
+    runs = status["units"].get(AGENT) == "active"
+    return runs and "looked" in agent and agent.get("state") == "converged"
 
 
 def as_text(status: Mapping[str, Any]) -> str:
@@ -89,14 +95,16 @@ def _agent(agent: Mapping[str, Any], unit: str) -> List[str]:
     if unit != "active":
         lines.append("state        the agent does not run ({}): nothing is put back".format(unit))
     if agent:
-        state = "{}{} since {}".format(
-            "" if unit == "active" else "was ", agent["state"], moments.shown(agent["since"])
-        )
+        state = ("" if unit == "active" else "was ") + agent["state"]
+        if "since" in agent:
+            state += " since " + moments.shown(agent["since"])
         lines.append("state        " + state + (": " + agent["message"] if agent.get("message") else ""))
     elif not lines:
         lines.append("state        unknown: the agent has not looked since the machine started")
     if "looked" in agent:
         lines.append("last look    " + moments.shown(agent["looked"]))
+    elif agent and unit == "active":
+        lines.append("last look    none since the agent was started")
     if agent.get("repaired"):
         when = " at " + moments.shown(agent["repaired_at"]) if "repaired_at" in agent else ""
         lines.append("put back     {}{}".format(", ".join(agent["repaired"]), when))
@@ -115,7 +123,7 @@ def _told(root: str) -> Dict[str, Any]:
         told = files.read_json(root + standing.FILE)
     except (OSError, ValueError):
         return {}
-    return dict(told) if isinstance(told, dict) else {}
+    return dict(told) if isinstance(told, dict) and "state" in told else {}
 
 
 def _certificate(line: Mapping[str, Any], root: str) -> Dict[str, float]:

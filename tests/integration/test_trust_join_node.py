@@ -11,8 +11,8 @@ from tests.support.pretend_machine import Machine, status_of
 
 from freehold_agent.channel import REMOVED_PAUSE
 from freehold_agent.contract import paths
+from freehold_agent.document import read_document
 from freehold_agent.join_client import Refused
-from freehold_agent.repair import read_document
 from freehold_bootstrap import documents, node_admission, node_record, tokens
 from freehold_bootstrap.node_admission import NODES, NodeRequest
 

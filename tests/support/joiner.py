@@ -11,9 +11,9 @@ from tests.support.pretend_machine import Machine, next_key
 
 from freehold_agent.channel import Channel
 from freehold_agent.contract import paths
+from freehold_agent.document import read_document
 from freehold_agent.join_client import PATIENCE, Refused
 from freehold_agent.join_node import Wish
-from freehold_agent.repair import read_document
 
 
 class Joiner:

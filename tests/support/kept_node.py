@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,12 @@ class KeptNode:
 
     def path(self, name: str) -> Path:
         return self.root / name[1:]
+
+    def made(self, *keys: str) -> None:
+        """Have the record say that these were made before: a change of them is a repair."""
+        self.path(paths.RECORDS).mkdir(parents=True)
+        content = {"version": 1, "owner": "node", "entries": [{"key": key, "before": {}} for key in keys]}
+        (self.path(paths.RECORDS) / "node.json").write_text(json.dumps(content))
 
     def _notify(self, state: str) -> bool:
         self.told.append(state)

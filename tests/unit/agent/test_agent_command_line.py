@@ -93,7 +93,7 @@ def test_plan(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """plan ends with 0 without and 2 with changes; a failure is one message."""
-    monkeypatch.setattr("freehold_agent.repair.read_document", lambda: a_document())
+    monkeypatch.setattr("freehold_agent.document.read_document", lambda: a_document())
     monkeypatch.setattr("freehold_agent.remote.perform", lambda request, stream, tell: tell(outcome))
     assert cli.main(["plan"]) == status
     captured = capsys.readouterr()

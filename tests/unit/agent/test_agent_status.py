@@ -15,9 +15,8 @@ from tests.support.serving_certificate import a_serving_certificate
 
 from freehold_agent import __main__, cli, facts_text, keep, standing, status
 from freehold_agent.contract import paths
-from freehold_agent.errors import Unfit
+from freehold_agent.errors import NotJoinedError, Unfit
 from freehold_agent.health import RENEW
-from freehold_agent.repair import NotJoinedError
 from freehold_agent.standing import FOLLOWS, SILENT, ChannelState, Standing, compose, parse
 
 NOW = 1_800_000_000.0
@@ -70,6 +69,18 @@ def test_a_line_is_read_as_it_was_written(message: str, channel: ChannelState | 
         "message": message,
     }
     assert parse("") == parse("Startup finished") == {}
+
+
+def test_a_line_is_never_too_long_for_systemd() -> None:
+    """A longer datagram would be ignored, and the line of a former look would stay."""
+    line = compose(
+        "failed",
+        NOW,
+        channel=ChannelState(FOLLOWS, "https://[fd00::1]:6444", NOW),
+        message="\U0001f4a5" * 9999,
+    )
+    assert len(line.encode()) < 4000
+    assert parse(line)["state"] == "failed"
 
 
 def test_looks_without_news_write_nothing(said: Said) -> None:
@@ -176,6 +187,34 @@ def test_an_agent_that_does_not_run_is_said_first(said: Said) -> None:
     text = status.as_text(found)
     assert "the agent does not run (failed)" in text
     assert "was converged since" in text
+
+
+def test_only_a_look_that_ended_well_is_well(said: Said) -> None:
+    """An agent that has not looked yet, or that waits, puts nothing back: whoever watches must hear of it."""
+    assert not status.is_well(status.gather_status(said.show, str(said.root)))
+    said.standing.looked("converged", "", [])
+    said.lines.clear()  # another agent was started since then
+    found = status.gather_status(said.show, str(said.root))
+    assert not status.is_well(found)
+    assert "last look    none since the agent was started" in status.as_text(found)
+    for state in ("waiting", "failed", "removed", "converged"):
+        said.standing.looked(state, "", [])
+        assert status.is_well(status.gather_status(said.show, str(said.root))) == (state == "converged")
+
+
+@pytest.mark.parametrize("kept", [None, b"{}", b'{"repaired": []}', b'{"state": "converged", "since": 1}'])
+def test_what_systemd_was_told_last_counts(said: Said, kept: bytes | None) -> None:
+    """Where /run has no room the file is missing, not whole, or of before."""
+    if kept is not None:
+        (said.root / standing.FILE[1:]).parent.mkdir(parents=True)
+        (said.root / standing.FILE[1:]).write_bytes(kept)
+    said.lines.append(compose("failed", NOW, message="no space"))
+    found = status.gather_status(said.show, str(said.root))
+    assert not status.is_well(found)
+    text = status.as_text(found)
+    assert "state        failed: no space\nlast look    2027" in text
+    said.lines.clear()
+    assert status.as_text(status.gather_status(said.show, str(said.root)))
 
 
 def test_status_without_root(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from tests.support.a_node import a_document
 
-from freehold_agent.channel import REMOVED_PAUSE, TOLD_AFTER, Channel
+from freehold_agent.channel import FIRST_PAUSE, REMOVED_PAUSE, TOLD_AFTER, Channel
 from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.join_client import Reply
 from freehold_agent.journal import ERROR, WARNING
-from freehold_agent.standing import FOLLOWS, REMOVED, SILENT
+from freehold_agent.standing import FOLLOWS, REMOVED, SILENT, USELESS
 
 
 class Service:
@@ -28,12 +28,15 @@ class Service:
         self.certificates: set[str] = set()
         self.log: list[tuple[int, str]] = []
         self.woken = 0
+        self.clock, self.takes = 0.0, 100.0
+        """A clock, and the seconds until an answer comes."""
         self.channel = Channel(
             lambda: self.document,
             self._wake,
             lambda level, text: self.log.append((level, text)),
             root="/root",
             ask=self._ask,
+            clock=lambda: self.clock,
         )
 
     def _wake(self) -> None:
@@ -43,6 +46,7 @@ class Service:
         assert (method, ca_pem) == ("GET", self.document.ca_pem)
         self.asked.append((server, path))
         self.certificates.add(options["certificate"])
+        self.clock += self.takes
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -121,12 +125,25 @@ def test_an_answer_to_a_question_of_before_is_not_acted_on(service: Service) -> 
 
 
 def test_a_document_of_a_later_version_changes_nothing(service: Service) -> None:
-    """What this agent cannot read is said once, and the node goes on as it is."""
-    service.poll(*[Reply(200, {}, b'{"version": 99}')] * (TOLD_AFTER + 2))
+    """What this agent cannot read is said once, by the channel's state too, and the node goes on as it is."""
+    told: list[str] = []
+    service.channel._stands = lambda state: told.append(state.state)
+    service.poll(204, *[Reply(200, {}, b'{"version": 99}')] * (TOLD_AFTER + 2))
     assert service.channel.offered() is None
     (line,) = service.log
     assert line[0] == WARNING
     assert "the present one stays" in line[1]
+    assert told == [FOLLOWS, USELESS]
+    service.poll(service.newer())
+    assert told == [FOLLOWS, USELESS, FOLLOWS]
+
+
+def test_a_server_that_does_not_wait_is_not_asked_all_the_time(service: Service) -> None:
+    """The first answer may come at once; after it, one without news that does is followed by a pause."""
+    service.takes = 0.0
+    assert service.poll(204, 204, service.newer()) == [0.0, FIRST_PAUSE, 0.0]
+    service.takes = 100.0
+    assert service.poll(204) == [0.0]
 
 
 def test_short_failures_are_silent_and_servers_take_turns(service: Service) -> None:

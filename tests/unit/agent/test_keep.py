@@ -68,10 +68,26 @@ def test_an_old_document_never_takes_a_control_plane_back(node: KeptNode) -> Non
 
 def test_a_repair_is_one_line(node: KeptNode) -> None:
     """What was put back stands in the journal and in the status."""
+    node.made(CHANGE.key)
     node.changes = (CHANGE,)
     node.keeper.round()
     assert node.log == [(keep.NOTICE, "update: file:/etc/freehold/kubelet.json")]
     assert json.loads(node.path(STATUS).read_text())["repaired"] == [CHANGE.key]
+
+
+def test_what_was_put_back_beside_a_failure_is_told(node: KeptNode) -> None:
+    """The status of a look that failed has it too, but not what this node gets for the first time."""
+    node.made(CHANGE.key)
+
+    def converge(_resources: Any, _owner: str, _deliver: Any, progress: Any, _only: Any = None) -> Summary:
+        for key in (CHANGE.key, "file:/new"):
+            progress({"event": "change", "key": key, "action": "create", "state": "done", "title": "words"})
+        raise StepFailed("unit:kubelet.service", "kubelet is failed")
+
+    node.keeper._host = dataclasses.replace(node.host, converge=converge)
+    node.keeper.round()
+    status = json.loads(node.path(STATUS).read_text())
+    assert (status["state"], status["repaired"]) == ("failed", [CHANGE.key])
 
 
 def test_trouble_beside_the_resources_is_said_once(node: KeptNode) -> None:
@@ -189,13 +205,11 @@ def test_what_a_newer_document_changes_is_no_repair(node: KeptNode) -> None:
     """The Node is told of repairs by what was put back, not of a newer document, though it could not be made whole."""
     events: list[tuple[str, str]] = []
     node.keeper._report = SimpleNamespace(  # type: ignore[assignment]
-        event=lambda _kind, reason, message: events.append((reason, message)), condition=lambda *_: None
+        event=lambda _kind, reason, message: events.append((reason, message)),
+        condition=lambda *_: None,
+        follow=lambda _uid: None,
     )
-    node.keeper._known = {CHANGE.key}
-    records = node.path(paths.RECORDS)
-    records.mkdir(parents=True)
-    content = {"version": 1, "owner": "node", "entries": [{"key": CHANGE.key, "before": {}}]}
-    (records / "node.json").write_text(json.dumps(content))
+    node.made(CHANGE.key)
 
     def converge(_resources: Any, _owner: str, _deliver: Any, progress: Any, _only: Any = None) -> Summary:
         progress({"event": "change", "key": CHANGE.key, "action": "update", "state": "done"})
@@ -206,23 +220,45 @@ def test_what_a_newer_document_changes_is_no_repair(node: KeptNode) -> None:
     node.keeper._channel = SimpleNamespace(offered=lambda: next(offers))  # type: ignore[assignment]
     node.keeper.round()
     assert events == [(keep.FAILURE_EVENT, "kubelet is failed")]
+    assert "repaired" not in json.loads(node.path(STATUS).read_text())
     node.keeper.round()
     assert events[1] == (keep.REPAIR_EVENT, "put back: " + CHANGE.key)
 
 
 def test_another_run_is_not_disturbed(node: KeptNode) -> None:
-    """While an installer changes the machine the agent neither looks nor complains."""
+    """While an installer changes the machine the agent neither looks nor complains, unless it does not end."""
+    clock, is_busy = [1000.0], True
 
     @contextlib.contextmanager
-    def busy(timeout: float = 0) -> Iterator[None]:
-        raise LockBusyError("busy")
+    def lock(timeout: float = 0) -> Iterator[None]:
+        if is_busy:
+            raise LockBusyError("busy")
         yield
 
     keeper = Keeper(
-        dataclasses.replace(node.host, lock=busy), lambda level, text: node.log.append((level, text))
+        dataclasses.replace(node.host, lock=lock, now=lambda: clock[0]),
+        lambda level, text: node.log.append((level, text)),
     )
-    assert keeper.round() == BUSY_PAUSE
+    for clock[0] in (1000.0, 1000.0 + keep.LONGEST_RUN - 1):
+        assert keeper.round() == BUSY_PAUSE
     assert (node.looks, node.log) == (0, [])
+    is_busy = False
+    keeper.round()
+    is_busy = True
+    for seconds in (0, keep.LONGEST_RUN - 1):  # this is another one
+        clock[0] += seconds
+        keeper.round()
+    assert node.log == []
+    for _ in range(2):
+        clock[0] += 5
+        assert keeper.round() == BUSY_PAUSE
+    assert node.log == [(keep.WARNING, keep.KEPT_OUT)]
+    status = json.loads(node.path(STATUS).read_text())
+    assert (status["state"], status["message"]) == ("waiting", keep.KEPT_OUT)
+    is_busy = False
+    keeper.round()
+    assert node.log[1:] == [(keep.NOTICE, "this node is as its document says again")]
+    assert json.loads(node.path(STATUS).read_text())["state"] == "converged"
 
 
 def test_life_signs_during_a_repair(node: KeptNode) -> None:

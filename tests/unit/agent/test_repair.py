@@ -12,10 +12,13 @@ from tests.support.a_node import a_document
 from tests.support.kept_node import CHANGE, KeptNode
 
 from freehold_agent.contract import paths
+from freehold_agent.contract.resources import key_of
 from freehold_agent.converge import Summary
-from freehold_agent.errors import StepFailed
+from freehold_agent.errors import AgentError, DeliveryFailed, NotJoinedError, StepFailed
+from freehold_agent.health import RENEW
 from freehold_agent.records import Record
-from freehold_agent.repair import NotJoinedError, repair
+from freehold_agent.repair import MOST_STEPS_PUT_OFF, repair
+from freehold_agent.store import HashCache
 
 
 @pytest.fixture
@@ -34,8 +37,10 @@ def test_a_left_bootstrap_credential_is_removed(node: KeptNode) -> None:
 def test_a_machine_that_is_no_node_is_left_alone(node: KeptNode) -> None:
     """Without a document or a certificate nothing is touched."""
     node.path(paths.KUBELET_CLIENT_CERTIFICATE).unlink()
-    with pytest.raises(NotJoinedError, match="no certificate"):
+    with pytest.raises(NotJoinedError, match="no certificate") as told:
         repair(node.host, lambda _e: None)
+    for way in ("freehold apply", "freehold node rejoin w1", RENEW):
+        assert way in told.value.hint, "with an inventory and without one"
     node.path(paths.JOIN_DOCUMENT).unlink()
     with pytest.raises(NotJoinedError, match="is no node"):
         repair(node.host, lambda _e: None)
@@ -65,17 +70,56 @@ def test_a_step_that_fails_keeps_no_other_from_being_made(node: KeptNode) -> Non
         for key in ("file:/etc/freehold/kubelet.json", "unit:kubelet.service"):
             if only is None or key in only:
                 progress({"event": "change", "key": key, "action": "update", "state": "failed"})
-                raise StepFailed(key, key + " cannot be made")
+                raise StepFailed(key, key + " cannot be made", hint="why", detail="journal of " + key)
         return Summary((CHANGE,), 0.1)
 
-    with pytest.raises(StepFailed, match="cannot be made"):
+    with pytest.raises(AgentError) as told:
         repair(dataclasses.replace(node.host, converge=converge), lambda _e: None)
+    assert str(told.value) == (
+        "file:/etc/freehold/kubelet.json cannot be made (why); unit:kubelet.service cannot be made (why)"
+    )
+    assert told.value.detail == "journal of file:/etc/freehold/kubelet.json\njournal of unit:kubelet.service"
     assert asked[0] is None
     assert [key in asked[2] for key in ("file:/etc/freehold/kubelet.json", "unit:kubelet.service")] == [
         False
     ] * 2
     assert "unit:containerd.service" in asked[2]
     assert len(asked) == 3
+
+
+def test_many_failures_end_a_repair(node: KeptNode) -> None:
+    """After so many no other step is tried, and that is said; the same words are said once."""
+    tries: list[str] = []
+
+    def converge(resources: Any, _owner: str, _deliver: Any, progress: Any, only: Any = None) -> Summary:
+        key = next(key for key in map(key_of, resources) if only is None or key in only)
+        tries.append(key)
+        progress({"event": "change", "key": key, "action": "update", "state": "failed"})
+        raise DeliveryFailed("no control plane answers")
+
+    with pytest.raises(AgentError) as told:
+        repair(dataclasses.replace(node.host, converge=converge), lambda _e: None)
+    assert str(told.value) == "no control plane answers; after so many failures no other step was tried"
+    assert len(set(tries)) == len(tries) == MOST_STEPS_PUT_OFF
+
+
+def test_bytes_are_made_durable_though_a_step_fails(node: KeptNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an apply left is settled; where that fails too, both are said."""
+    hashes, file = str(node.path(paths.HASHES)), node.path(paths.STORE + "/" + "0" * 64)
+    file.parent.mkdir(parents=True)
+    file.touch()
+    HashCache(hashes).remember({str(file): "0" * 64})
+    node.error = StepFailed("unit:kubelet.service", "kubelet is failed")
+    with pytest.raises(StepFailed):
+        repair(node.host, lambda _e: None)
+    assert HashCache(hashes, boot=lambda: "another").digest(str(file)) == "0" * 64
+
+    def refuse(_cache: HashCache) -> int:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(HashCache, "settle", refuse)
+    with pytest.raises(AgentError, match=r"kubelet is failed; .* durable: .*Read-only file system"):
+        repair(node.host, lambda _e: None)
 
 
 def test_a_unit_that_lost_something_is_marked_for_another_start(node: KeptNode) -> None:
