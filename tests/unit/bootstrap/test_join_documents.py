@@ -5,7 +5,7 @@ import threading
 from typing import Any, Callable, List, Optional
 
 import pytest
-from tests.support.join_house import House
+from tests.support.join_house import ADDRESS, House
 from tests.support.served import Answer, Client, Served
 
 from freehold_agent.contract.join_document import JoinDocument
@@ -120,11 +120,13 @@ def test_the_certificate_of_an_earlier_machine(joined: House, node_certificate: 
     certificate = node_certificate("system:node:w1")
     knows(joined, ("another",))
     assert (document(joined, certificate).status, document(joined, certificate).reason) == (503, "not-ready")
-    assert not joined.joining.is_member("w1", "old", fresh=False)
-    assert joined.joining.is_member("w1", "another", fresh=False)
+    assert not joined.joining.is_member("w1", "old", fresh=False, source=ADDRESS)
+    assert joined.joining.is_member("w1", "another", fresh=False, source=ADDRESS)
     joined.api.delete("/api/v1/nodes/w1")
     joined.api.add("/api/v1/nodes/w1", {"metadata": {"name": "w1"}})
-    assert not joined.joining.is_member("w1", "another", fresh=True), "a namesake that nobody admitted"
+    assert not joined.joining.is_member("w1", "another", fresh=True, source=ADDRESS), (
+        "a namesake that nobody admitted"
+    )
 
 
 def test_a_watch_that_breaks_off_in_the_middle_of_a_line(house: House) -> None:
