@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from tests.support import volumes
 from tests.support.a_request import a_request
 from tests.support.api_from_machine import ApiFromMachine
@@ -20,10 +19,10 @@ from tests.support.cluster import Cluster
 from tests.support.inventory_of_machine import Inventory, differences, inventory_of
 from tests.support.kubectl import Answer, Kubectl, wait_for
 from tests.support.paste_on_machine import Pasted, paste
+from tests.support.spare_machine import AGENT, taken_out
 
 from freehold_agent.contract import paths
 
-AGENT = f"python3 -I {paths.AGENT_ZIPAPP}"
 FORBIDDEN, NOT_FOUND = 403, 404
 SECRET_PLACES = (
     "/etc /var/lib/freehold /var/lib/kubelet /var/log /run /root /home /tmp /opt/freehold/releases"
@@ -41,22 +40,8 @@ def spare(cluster: Cluster) -> str:
 @pytest.fixture(scope="module")
 def smaller(cluster: Cluster, spare: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An inventory without that machine, which has nothing of freehold on it; it comes back at the end."""
-    said = cluster.freehold("reset", "--machine", spare, "--yes")
-    assert not said.failed, str(said)
-    inventory = cluster.lab.inventory()
-    del inventory["hosts"][spare]
-    path = tmp_path_factory.mktemp("inventory") / "smaller.yaml"
-    path.write_text(yaml.safe_dump(inventory, sort_keys=False), encoding="utf-8")
-    said = cluster.freehold(
-        "apply", "--yes", inventory=path
-    )  # the DNS server answers machines of the inventory
-    assert not said.failed, str(said)
-    yield path
-    cluster.freehold("node", "remove", spare, "--no-drain", "--yes", inventory=path)
-    cluster.run(spare, f"test ! -e {paths.AGENT_ZIPAPP} || {AGENT} leave --yes", timeout=120)
-    said = cluster.freehold("apply", "--yes")
-    assert not said.failed, str(said)
-    cluster.load_images()
+    with taken_out(cluster, spare, tmp_path_factory.mktemp("inventory")) as path:
+        yield path
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,165 @@
+"""A machine in a network of its own joins by token, through a router and behind NAT, and its pods are in the cluster.
+
+The first worker is the router. The second leaves the cluster and its network for this, and both come back at the end.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support import dns
+from tests.support.cluster import Cluster
+from tests.support.kubectl import Kubectl, wait_for
+from tests.support.paste_on_machine import Pasted, paste
+from tests.support.pods import from_machine, from_pod, pods_by_node, serve_echo
+from tests.support.spare_machine import remove, taken_out
+
+from freehold_agent.contract import paths
+
+NETWORK, GATEWAY, FAR = "192.168.77.0/24", "192.168.77.1", "192.168.77.13"
+NAT = "192.168.78.1"
+"""What the router makes of FAR: an address in no network of the control plane."""
+NAT_TABLE = "e2e-nat"
+
+Join = Callable[..., Pasted]
+
+
+@pytest.fixture(scope="module")
+def spare(cluster: Cluster) -> str:
+    """The name of the machine in the other network."""
+    return cluster.workers[-1]
+
+
+@pytest.fixture(scope="module")
+def router(cluster: Cluster) -> str:
+    """The name of the machine between the networks."""
+    return cluster.workers[0]
+
+
+@pytest.fixture(scope="module")
+def smaller(cluster: Cluster, spare: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with taken_out(cluster, spare, tmp_path_factory.mktemp("inventory")) as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def moved(cluster: Cluster, spare: str, router: str, smaller: Path) -> Iterator[None]:
+    """The spare machine has one address, FAR; the control plane knows the way there and to NAT."""
+    lab, near, own = cluster.lab.subnet, cluster.address(router), cluster.address(spare)
+    forth = {
+        router: f"sysctl -qw net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.eth0.send_redirects=0; "
+        f"ip address add {GATEWAY}/24 dev eth0; ip address add {NAT} dev eth0",
+        cluster.control_plane: f"ip route add {NETWORK} via {near}; ip route add {NAT} via {near}",
+        spare: f"ip address add {FAR}/24 dev eth0; ip address del {own}/24 dev eth0; "
+        f"ip route add {lab} via {GATEWAY}",
+    }
+    back = {
+        router: f"ip address del {GATEWAY}/24 dev eth0; ip address del {NAT} dev eth0; "
+        "sysctl -qw net.ipv4.conf.all.send_redirects=1 net.ipv4.conf.eth0.send_redirects=1; "
+        f"nft destroy table ip {NAT_TABLE} 2>/dev/null || true",
+        cluster.control_plane: f"ip route del {NETWORK}; ip route del {NAT}",
+        spare: f"ip route del {lab}; ip address add {own}/24 dev eth0; ip address del {FAR}/24 dev eth0",
+    }
+    for machine, script in forth.items():
+        cluster.run(machine, script)
+    yield
+    remove(cluster, spare, smaller)
+    for machine, script in back.items():
+        cluster.run(machine, script)
+
+
+@pytest.fixture(scope="module")
+def join(cluster: Cluster, spare: str, smaller: Path, moved: None) -> Join:
+    """Make a token with these options and paste its line on the spare machine."""
+
+    def paste_line(*options: str) -> Pasted:
+        made: Any = cluster.freehold(
+            "token", "create", "--node", spare, "--output", "json", *options, inventory=smaller
+        )
+        assert not made.failed, str(made)
+        return paste(cluster.lab, spare, made.json)
+
+    return paste_line
+
+
+@pytest.fixture
+def nat(cluster: Cluster, router: str, moved: None) -> Iterator[None]:
+    """What leaves the other network comes from NAT."""
+    rules = (
+        f"table ip {NAT_TABLE} {{ chain post {{ type nat hook postrouting priority srcnat + 10; "
+        f"ip saddr {NETWORK} ip daddr {cluster.lab.subnet} snat to {NAT}; }}; }}"
+    )
+    cluster.run(router, "nft --file -", stdin=rules)
+    yield
+    cluster.run(router, f"nft delete table ip {NAT_TABLE}")
+
+
+def test_through_a_router(
+    cluster: Cluster, kubectl: Kubectl, spare: str, router: str, smaller: Path, join: Join
+) -> None:
+    """The observed address is the node's; its pods reach and are reached; no stranger of its network is answered."""
+    pasted = join()
+    assert pasted.code == 0, pasted.shown
+    assert _address(kubectl, spare) == FAR
+    _belongs(cluster, kubectl, spare, "e2e-routed")
+    assert _dns_code(cluster, spare, FAR) == 0
+    assert _dns_code(cluster, router, GATEWAY) == dns.REFUSED, "that network is nobody's but the node's"
+    assert cluster.freehold("plan", inventory=smaller).code == 0, "the list of nodes is no change to plan"
+    remove(cluster, spare, smaller)
+    wait_for(
+        lambda: _dns_code(cluster, spare, FAR) == dns.REFUSED, 20, "the removed machine to be a stranger"
+    )
+
+
+def test_behind_nat(
+    cluster: Cluster, kubectl: Kubectl, spare: str, router: str, smaller: Path, join: Join, nat: None
+) -> None:
+    """Told nothing it is refused before anything is begun; told its address it joins, and its pods reach and are reached."""
+    refused = join()
+    assert refused.code == 3, refused.shown
+    assert f"no interface of this machine has the address {NAT}" in refused.shown
+    assert "behind NAT" in refused.shown
+    assert FAR in refused.last
+    assert "token create --address" in refused.last
+    assert kubectl("get", "node", spare, check=False).failed, "no Node was made"
+    assert cluster.run(spare, f"ls -d {paths.OPT} {paths.STATE} 2>/dev/null || true") == ""
+    pasted = join("--address", FAR)
+    assert pasted.code == 0, pasted.shown
+    assert _address(kubectl, spare) == FAR
+    _belongs(cluster, kubectl, spare, "e2e-nat")
+    assert _dns_code(cluster, router, NAT) == 0, "its questions come from there"
+
+
+def _belongs(cluster: Cluster, kubectl: Kubectl, spare: str, namespace: str) -> None:
+    """Fail unless pods of this node and of all others reach each other, names, Services, logs and exec."""
+    cluster.load_images()
+    there = serve_echo(cluster, kubectl, namespace)
+    servers, shells = pods_by_node(there, "echo"), pods_by_node(there, "shell")
+    assert spare in shells
+    assert len(shells) == len(servers) == len(cluster.nodes)
+    addresses = [f"http://{server.address}:8080/" for server in servers.values()]
+    for shell in shells.values():
+        replies = from_pod(there, shell.name, [*addresses, "http://echo/", f"http://echo.{namespace}.svc/"])
+        assert [reply.server for reply in replies[:-2]] == [server.name for server in servers.values()], shell
+        assert {reply.client for reply in replies[:-2]} == {shell.address}, "not masqueraded"
+        assert all(reply.server for reply in replies[-2:]), (shell, replies)
+    for machine in cluster.nodes:
+        found = [reply.server for reply in from_machine(cluster, machine, addresses)]
+        assert found == [server.name for server in servers.values()], machine
+    assert "shell is here" in there("logs", shells[spare].name).stdout
+    assert there.exec(shells[spare].name, "hostname").stdout.strip() == shells[spare].name
+    kubectl("delete", "namespace", namespace, timeout=120)
+
+
+def _address(kubectl: Kubectl, node: str) -> str:
+    kubectl.wait(f"node/{node}", "condition=Ready", timeout=60)
+    entries = kubectl.json("get", "node", node)["status"]["addresses"]
+    return str(next(entry["address"] for entry in entries if entry["type"] == "InternalIP"))
+
+
+def _dns_code(cluster: Cluster, machine: str, source: str) -> int:
+    """Return what the control plane's DNS server says to a question from one of a machine's addresses."""
+    server = cluster.address(cluster.control_plane)
+    ask = dns.over_udp(server, paths.DNS_PORT, "kubernetes.default.svc.cluster.local", source)
+    return dns.code_of(bytes.fromhex(cluster.run(machine, ask)))
