@@ -115,7 +115,7 @@ def test_through_a_router(
 def test_behind_nat(
     cluster: Cluster, kubectl: Kubectl, spare: str, router: str, smaller: Path, join: Join, nat: None
 ) -> None:
-    """Told nothing it is refused before anything is begun; told its address it joins, and its pods reach and are reached."""
+    """Told nothing it is refused before anything is begun; told its address it joins; its pods are in the cluster."""
     refused = join()
     assert refused.code == 3, refused.shown
     assert f"no interface of this machine has the address {NAT}" in refused.shown
