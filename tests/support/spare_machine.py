@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 from tests.support.cluster import Cluster
+from tests.support.kubectl import wait_for
 
 from freehold_agent.contract import paths
 
@@ -26,6 +27,8 @@ def taken_out(cluster: Cluster, machine: str, directory: Path) -> Iterator[Path]
     said = cluster.freehold("apply", "--yes")
     assert not said.failed, str(said)
     cluster.load_images()
+    pending = ("--all-namespaces", f"--field-selector=spec.nodeName={machine},status.phase=Pending")
+    wait_for(lambda: not cluster.kubectl.json("get", "pods", *pending)["items"], 60, "its pods to run")
 
 
 def remove(cluster: Cluster, machine: str, inventory: Path) -> None:
