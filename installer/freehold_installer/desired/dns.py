@@ -59,11 +59,11 @@ def corefile(context: ControlPlaneContext) -> str:
         f"    bind {context.address}",
         "    errors",
         f"    ready {context.address}:{ports.DNS_READY}",
-        # For the list of nodes: no shorter interval is taken.
+        # For the list of nodes; CoreDNS takes no shorter interval.
         "    reload 2s 1s",
         "    acl {",
         f"        allow net {' '.join(networks(context))}",
-        # A pattern, because a file that is not there yet is none's fault.
+        # A pattern: that the file is not there yet is no fault then.
         f"        import {paths.DNS_CLIENTS}*",
         "        block",
         "    }",
@@ -86,10 +86,9 @@ def networks(context: ControlPlaneContext) -> list[str]:
     """Return whom CoreDNS answers before it knows a node: pods, and the network of the machine's own address."""
     found = {"127.0.0.0/8", str(ipaddress.ip_network(context.address))}
     for interface in context.facts.get("interfaces", []):
-        for address in interface.get("addresses", []):
-            network = ipaddress.ip_interface(address).network
-            if context.address in {str(ipaddress.ip_interface(a).ip) for a in interface["addresses"]}:
-                found.add(str(network))
+        for address in map(ipaddress.ip_interface, interface.get("addresses", [])):
+            if str(address.ip) == context.address:
+                found.add(str(address.network))
     return [str(context.inventory.config.networking.pod_cidr), *sorted(found)]
 
 
