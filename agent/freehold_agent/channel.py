@@ -11,12 +11,13 @@ import random
 import threading
 import time
 import urllib.parse
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, Optional, Tuple, Union
 
 from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import DocumentError, JoinDocument
 from freehold_agent.contract.volumes import KIND
 from freehold_agent.join_client import Reply, ask
+from freehold_agent.journal import ERROR, INFO, NOTICE, WARNING, Log
 from freehold_agent.standing import FOLLOWS, REMOVED, SILENT, ChannelState
 from freehold_agent.volume_channel import VolumeChannel
 
@@ -32,9 +33,6 @@ REMOVED_PAUSE = 600.0
 """Seconds between two questions of a node that was removed: it may be admitted again."""
 TOLD_AFTER = 3
 """Failures in a row until they are worth a line: a control plane that restarts is none."""
-ERROR, WARNING, NOTICE, INFO = 3, 4, 5, 6
-
-Log = Callable[[int, str], None]
 
 
 class Channel:
@@ -87,7 +85,7 @@ class Channel:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask no further question; the present one may still be answered."""
+        """Ask no further question; an answer to the present one is not acted on."""
         self._thread = None
 
     def offered(self) -> Optional[JoinDocument]:
@@ -96,9 +94,9 @@ class Channel:
             return self._offered
 
     def taken(self, document: JoinDocument) -> None:
-        """Forget what is offered: this very one is on disk now."""
+        """Forget what is offered, if it is this very one: another may have come meanwhile."""
         with self._lock:
-            if self._offered is not None and self._offered.generation <= document.generation:
+            if self._offered == document:
                 self._offered = None
 
     def _run(self) -> None:
@@ -119,10 +117,32 @@ class Channel:
             return LONGEST_PAUSE
         if not document.join_endpoints:
             return LONGEST_PAUSE
-        generation = document.generation
-        if self._seen[0] == document.node_uid:
-            generation = max(generation, self._seen[1])
-        query = {"generation": generation}
+        path, wait = self._question(document)
+        server = document.join_endpoints[self._server % len(document.join_endpoints)]
+        shown, asking = self._certificate_now(), self._thread
+        try:
+            reply: Union[Reply, Exception] = self._ask(
+                server,
+                document.ca_pem,
+                "GET",
+                path,
+                certificate=self._certificate,
+                timeout=wait + MARGIN,
+            )
+        except (OSError, http.client.HTTPException) as error:
+            reply = error
+        if asking is not self._thread:
+            return 0.0  # another thread asks now, from the address that counts: two must not act on answers
+        if isinstance(reply, Exception):
+            return self._unheard(server, "{} cannot be asked for a newer document: {}".format(server, reply))
+        if reply.status == 410 and shown != self._certificate_now():
+            # It is about the certificate of before: this machine joined again (`renew`) while the question was open.
+            return FIRST_PAUSE
+        return self._judge(reply, document, server)
+
+    def _question(self, document: JoinDocument) -> Tuple[str, float]:
+        """Return the path to ask for, and the seconds that an answer may wait for news."""
+        query = {"generation": self._newest(document)}
         longest = self._wait
         if self._volumes is not None:
             listed = self._volumes.ready()
@@ -137,25 +157,12 @@ class Channel:
         path = "/v1/document/{}?{}".format(
             urllib.parse.quote(document.node, safe=""), urllib.parse.urlencode(query)
         )
-        server = document.join_endpoints[self._server % len(document.join_endpoints)]
-        shown, asking = self._certificate_now(), self._thread
-        try:
-            reply = self._ask(
-                server,
-                document.ca_pem,
-                "GET",
-                path,
-                certificate=self._certificate,
-                timeout=wait + MARGIN,
-            )
-        except (OSError, http.client.HTTPException) as error:
-            if asking is not self._thread:
-                return 0.0  # from an address that is gone: another thread asks now
-            return self._unheard(server, "{} cannot be asked for a newer document: {}".format(server, error))
-        if reply.status == 410 and shown != self._certificate_now():
-            # It is about the certificate of before: this machine joined again (`renew`) while the question was open.
-            return FIRST_PAUSE
-        return self._judge(reply, document, server)
+        return path, wait
+
+    def _newest(self, document: JoinDocument) -> int:
+        """Return the newest generation of this very join: another one counts from the beginning."""
+        uid, generation = self._seen
+        return max(document.generation, generation) if uid == document.node_uid else document.generation
 
     def _certificate_now(self) -> bytes:
         """Return what the certificate's file holds, empty when there is none."""
@@ -175,11 +182,11 @@ class Channel:
                     "freehold-agent leave --yes".format(document.node),
                 )
                 self._wake()
-            self._stand(REMOVED, server)
+            self._note_state(REMOVED, server)
             return REMOVED_PAUSE
         if reply.status not in (200, 204):
             return self._unheard(server, "{} answered {}".format(server, reply.status))
-        self._stand(FOLLOWS, server)
+        self._note_state(FOLLOWS, server)
         if self.removed:
             self.removed = False
             self._log(NOTICE, "node {} is known to the cluster again".format(document.node))
@@ -204,7 +211,7 @@ class Channel:
             return self._failed(
                 "the newest document is for another join of {}; join this machine again".format(newer.node)
             )
-        if newer.generation <= max(document.generation, self._seen[1]):
+        if newer.generation <= self._newest(document):
             return self._failed("generation {} came after {}".format(newer.generation, document.generation))
         self._seen = (newer.node_uid, newer.generation)
         with self._lock:
@@ -213,7 +220,7 @@ class Channel:
         self._wake()
         return 0.0
 
-    def _stand(self, state: str, server: str) -> None:
+    def _note_state(self, state: str, server: str) -> None:
         silent = state == self._state.state == SILENT  # whichever of them was asked last
         if (state, server) != (self._state.state, self._state.server) and not silent:
             self._state = ChannelState(state, server, time.time())
@@ -222,7 +229,7 @@ class Channel:
     def _unheard(self, server: str, message: str) -> float:
         pause = self._failed(message)
         if self._failures >= TOLD_AFTER:
-            self._stand(SILENT, server)
+            self._note_state(SILENT, server)
         return pause
 
     def _failed(self, message: str) -> float:

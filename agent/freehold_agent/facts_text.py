@@ -1,7 +1,8 @@
 """Facts as lines for a person: grouped, sizes in GiB, one line per interface, route and port. Reads nothing."""
 
-import time
 from typing import Any, Callable, List, Mapping, Sequence, Tuple
+
+from freehold_agent.contract import moments
 
 Facts = Mapping[str, Any]
 
@@ -37,7 +38,7 @@ def _size(value: int) -> List[str]:
 
 
 def _moment(value: float) -> List[str]:
-    return [time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(value))]
+    return [moments.shown(value)]
 
 
 def _named(value: Mapping[str, Any]) -> List[str]:

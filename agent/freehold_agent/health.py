@@ -2,12 +2,11 @@
 does not renew, a program that keeps dying. Changes nothing.
 """
 
-import time
 from dataclasses import dataclass, field
 from typing import Callable, Dict, List, Mapping
 
 from freehold_agent.certificate import CertificateFacts, read_certificate
-from freehold_agent.contract import paths
+from freehold_agent.contract import moments, paths
 from freehold_agent.machine.programs import ProgramFailed
 from freehold_agent.machine.systemd import Systemd, SystemdError
 
@@ -29,11 +28,11 @@ def certificate_trouble(node: str, certificate: CertificateFacts, now: float) ->
         return (
             "the certificate of node {} expires at {} and the kubelet has not renewed it: journalctl -u kubelet "
             "says why; once it has expired this machine needs a token (freehold node rejoin {}, then here: {})"
-        ).format(node, _moment(certificate.not_after), node, RENEW)
+        ).format(node, moments.shown(certificate.not_after), node, RENEW)
     return (
         "the certificate of node {} expired at {} and the cluster refuses it; for a token, on the operator's "
         "machine: freehold node rejoin {}; then here: {}"
-    ).format(node, _moment(certificate.not_after), node, RENEW)
+    ).format(node, moments.shown(certificate.not_after), node, RENEW)
 
 
 @dataclass
@@ -42,6 +41,18 @@ class _Deaths:
     moments: List[float] = field(default_factory=list)
     """When the latest were seen, at most DEATHS of them."""
     dying: bool = False
+
+    def count(self, restarts: int, now: float) -> None:
+        """Note how often it was restarted by `now`; judge whether it is dying."""
+        # A start that was asked for, ours too, begins systemd's count anew.
+        since = restarts - self.restarts if restarts >= self.restarts else restarts
+        self.restarts = restarts
+        self.moments = (self.moments + [now] * min(since, DEATHS))[-DEATHS:]
+        ages = [now - moment for moment in self.moments if moment <= now]
+        if len(ages) == DEATHS and max(ages) < WINDOW:
+            self.dying = True
+        elif not ages or min(ages) >= QUIET:
+            self.dying = False
 
 
 class Health:
@@ -56,32 +67,32 @@ class Health:
 
     def look(self, node: str, now: float) -> str:
         """Return what is wrong, in one line, empty: nothing that is known. Never raises."""
-        troubles: List[str] = []
-        try:
-            with open(self._root + paths.KUBELET_CLIENT_CERTIFICATE, "rb") as stream:
-                troubles.append(certificate_trouble(node, read_certificate(stream.read()), now))
-        except (OSError, ValueError):
-            pass  # without one there is nothing to keep, and that is said elsewhere
+        troubles = [self._unread_or_late(node, now)]
         try:
             units = self._show(UNITS, ("NRestarts", "DropInPaths"))
         except (SystemdError, ProgramFailed, OSError):
-            return "; ".join(filter(None, troubles))
+            units = {}  # the look at resources says so
         troubles += [self._dying(name, state, now) for name, state in units.items()]
         return "; ".join(trouble for trouble in troubles if trouble)
+
+    def _unread_or_late(self, node: str, now: float) -> str:
+        try:
+            with open(self._root + paths.KUBELET_CLIENT_CERTIFICATE, "rb") as stream:
+                certificate = read_certificate(stream.read())
+        except FileNotFoundError:
+            return ""  # without one there is nothing to keep, and that is said elsewhere
+        except (OSError, ValueError) as error:
+            return (
+                "the certificate of node {} cannot be read ({}); for a token, on the operator's machine: "
+                "freehold node rejoin {}; then here: {}"
+            ).format(node, error, node, RENEW)
+        return certificate_trouble(node, certificate, now)
 
     def _dying(self, name: str, state: Mapping[str, str], now: float) -> str:
         count = state.get("NRestarts", "")
         restarts = int(count) if count.isdigit() else 0
         known = self._deaths.setdefault(name, _Deaths(restarts))
-        # A start that was asked for, ours too, begins the count anew.
-        since = restarts - known.restarts if restarts >= known.restarts else restarts
-        known.restarts = restarts
-        known.moments = (known.moments + [now] * min(since, DEATHS))[-DEATHS:]
-        ages = [now - moment for moment in known.moments if moment <= now]
-        if len(ages) == DEATHS and max(ages) < WINDOW:
-            known.dying = True
-        elif not ages or min(ages) >= QUIET:
-            known.dying = False
+        known.count(restarts, now)
         if not known.dying:
             return ""
         unit = name.rpartition(".")[0]
@@ -89,7 +100,3 @@ class Health:
         if state.get("DropInPaths"):
             told += "; not only freehold's unit counts, but also " + ", ".join(state["DropInPaths"].split())
         return told
-
-
-def _moment(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))

@@ -11,17 +11,17 @@ import os
 import random
 import select
 import signal
-import sys
 import time
 from typing import Any, Callable, Dict, List, Mapping, Optional, Set
 
-from freehold_agent.channel import ERROR, NOTICE, WARNING, Channel, Log
+from freehold_agent.channel import Channel
 from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import DocumentError, JoinDocument
 from freehold_agent.contract.resources import Change, Resource
 from freehold_agent.desired import ROLE
 from freehold_agent.desired.agent_unit import WATCHDOG
 from freehold_agent.errors import AgentError, Locked
+from freehold_agent.journal import ERROR, NOTICE, WARNING, Log, to_journal
 from freehold_agent.machine.lock import LockBusyError
 from freehold_agent.machine.programs import ProgramFailed
 from freehold_agent.machine.systemd import SystemdError, notify
@@ -51,12 +51,6 @@ REMOVED = (
 )
 
 
-def to_journal(level: int, message: str) -> None:
-    """Write one line to the journal (stderr of a service)."""
-    sys.stderr.write("<{}>{}\n".format(level, message.replace("\n", " ")))
-    sys.stderr.flush()
-
-
 class Keeper:
     """One node, kept."""
 
@@ -70,6 +64,8 @@ class Keeper:
         self._standing = Standing(self._host.notify, self._host.now, self._host.root)
         self._done: List[str] = []
         """What the last look put back, in words; not what this node gets for the first time."""
+        self._taking = False
+        """Whether the last look took a newer document: what that changes is no repair."""
         self._known: Set[str] = set()
         self._watch = Watch(self._host.root)
         self._watched = False
@@ -99,12 +95,14 @@ class Keeper:
         self._host.notify("WATCHDOG=1\nWATCHDOG_USEC={:.0f}".format(LONGEST_LOOK * 1e6))
         try:
             return self._round()
+        except Exception as error:  # noqa: BLE001  the loop outlives every mistake of ours
+            return self._failed("internal error: {}: {}".format(type(error).__name__, error))
         finally:
             self._host.notify("WATCHDOG=1\nWATCHDOG_USEC={:.0f}".format(WATCHDOG * 1e6))
 
     def _round(self) -> float:
         offered = self._channel.offered() if self._channel else None
-        self._done = []
+        self._done, self._taking = [], offered is not None
         self._watched = False
         self._look_at_health()
         try:
@@ -123,13 +121,10 @@ class Keeper:
                 # What it asks comes from an address that is gone; the new one is to be told there.
                 self._channel.start()
             return self._failed(message)
-        except Exception as error:  # noqa: BLE001  the loop outlives every mistake of ours
-            return self._failed("internal error: {}: {}".format(type(error).__name__, error))
         if self._failures:
             self._log(NOTICE, "this node is as its document says again")
         self._failures = 0
-        if offered is None:
-            self._report_repair()
+        self._report_repair()
         if self._channel is not None and offered is not None:
             self._channel.taken(offered)
         self._notice_drift(always=True)
@@ -153,12 +148,17 @@ class Keeper:
         return due and self._watched
 
     def _look_at_health(self) -> None:
-        """Say what is wrong beside the resources, once; a repair would reset the counts that tell it."""
-        trouble = ""
-        with contextlib.suppress(AgentError, DocumentError, OSError):
+        """Say once what is wrong beside the resources, and when it is over. Ahead of a repair: that resets counts."""
+        try:
             trouble = self._host.health(read_document(self._host.root).node, self._host.now())
+        except (AgentError, DocumentError, OSError):
+            return  # no document that can be read: the repair says so
+        except Exception as error:  # noqa: BLE001  a mistake of ours here must not keep anything from being put back
+            trouble = "internal error of health: {}: {}".format(type(error).__name__, error)
         if trouble and trouble != self._trouble:
             self._log(ERROR, trouble)
+        elif self._trouble and not trouble:
+            self._log(NOTICE, "gone again: " + self._trouble)
         self._trouble = trouble
 
     def _prepare(self, document: JoinDocument, resources: List[Resource]) -> Mapping[str, List[str]]:
@@ -213,7 +213,7 @@ class Keeper:
         self._host.notify("WATCHDOG=1")
         if event.get("event") == "change" and event.get("state") == "done":
             name = str(event.get("title") or event.get("key"))
-            if event.get("key") in self._known:
+            if event.get("key") in self._known and not self._taking:
                 self._done.append(name)
             self._log(NOTICE, "{}: {}".format(event.get("action"), name))
 

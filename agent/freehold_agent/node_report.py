@@ -7,16 +7,16 @@ few Events wait for it. While nothing changes nothing is sent.
 
 import collections
 import contextlib
-import datetime
 import hashlib
 import random
 import threading
 import time
 from typing import Any, Callable, Deque, Dict, Optional, Tuple
 
-from freehold_agent.contract import paths
+from freehold_agent.contract import moments, paths
 from freehold_agent.contract.conditions import DRIFT
 from freehold_agent.contract.join_document import JoinDocument
+from freehold_agent.journal import INFO, Log
 from freehold_agent.machine.kubernetes_api import Conflict, KubernetesApi
 
 MANAGER = "freehold-agent"
@@ -29,9 +29,6 @@ SAME = 600.0
 """Seconds in which the same words are one Event: somebody who fights the agent does not fill the cluster."""
 LONGEST = 900
 """Characters of a message: the API server takes 1024 in an Event."""
-
-Log = Callable[[int, str], None]
-INFO = 6
 
 
 class NodeReport:
@@ -125,7 +122,7 @@ class NodeReport:
         path = "/api/v1/nodes/" + node
         known = _condition_in(api.get(path))
         if (known.get("status"), known.get("reason"), known.get("message")) != wanted:
-            when = _moment(self._now())
+            when = moments.written(self._now())
             same = known.get("status") == wanted[0]
             condition = {
                 "type": DRIFT,
@@ -143,7 +140,7 @@ class NodeReport:
 
 def node_event(document: JoinDocument, kind: str, reason: str, message: str, moment: float) -> Dict[str, Any]:
     """Return an Event about the Node, as `kubectl describe node` finds it; told again it is the same one."""
-    when = _moment(moment)
+    when = moments.written(moment)
     digest = hashlib.sha256("\0".join((reason, message, when)).encode()).hexdigest()[:16]
     return {
         "apiVersion": "v1",
@@ -177,8 +174,3 @@ def shortened(message: str) -> str:
 def _condition_in(node: Dict[str, Any]) -> Dict[str, Any]:
     conditions = node.get("status", {}).get("conditions") or ()
     return next((one for one in conditions if one.get("type") == DRIFT), {})
-
-
-def _moment(seconds: float) -> str:
-    moment = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

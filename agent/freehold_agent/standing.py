@@ -4,17 +4,15 @@ What changes rarely is a file below /run, written only when it is another: a qui
 with each look is one line that systemd keeps in memory (`systemctl status freehold-agent`), to be read back.
 """
 
-import calendar
 import contextlib
 import os
 import re
 import threading
-import time
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from freehold_agent.certificate import read_certificate
-from freehold_agent.contract import paths
+from freehold_agent.contract import moments, paths
 from freehold_agent.contract.join_document import DocumentError, JoinDocument
 from freehold_agent.machine import files
 
@@ -24,7 +22,6 @@ FOLLOWS, SILENT, REMOVED, BEGINS = "following", "silent", "removed", "beginning"
 MOST_NAMED = 20
 """Repaired things that the file names; of a hundred the first tell enough."""
 
-_FORM = "%Y-%m-%dT%H:%M:%SZ"
 _MOMENT = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
 _LINE = re.compile(
     r"(?P<state>[a-z]+); looked (?P<looked>{0})"
@@ -61,11 +58,13 @@ def compose(
     message: str = "",
 ) -> str:
     """Return the line for systemd; times in seconds since the epoch."""
-    parts = ["{}; looked {}".format(state, _written(looked))]
+    parts = ["{}; looked {}".format(state, moments.written(looked))]
     if channel is not None:
-        parts.append("channel {} {} since {}".format(channel.state, channel.server, _written(channel.since)))
+        parts.append(
+            "channel {} {} since {}".format(channel.state, channel.server, moments.written(channel.since))
+        )
     if certificate_until:
-        parts.append("certificate until " + _written(certificate_until))
+        parts.append("certificate until " + moments.written(certificate_until))
     if message:
         parts.append(" ".join(message.split()))
     return "; ".join(parts)
@@ -80,22 +79,18 @@ def parse(line: str) -> Dict[str, Any]:
         return {}
     channel = None
     if found["channel"]:
-        channel = {"state": found["channel"], "server": found["server"], "since": _read(found["since"])}
+        channel = {
+            "state": found["channel"],
+            "server": found["server"],
+            "since": moments.read(found["since"]),
+        }
     return {
         "state": found["state"],
-        "looked": _read(found["looked"]),
+        "looked": moments.read(found["looked"]),
         "channel": channel,
-        "certificate_until": _read(found["until"]) if found["until"] else None,
+        "certificate_until": moments.read(found["until"]) if found["until"] else None,
         "message": found["message"] or "",
     }
-
-
-def _written(seconds: float) -> str:
-    return time.strftime(_FORM, time.gmtime(seconds))
-
-
-def _read(text: str) -> int:
-    return calendar.timegm(time.strptime(text, _FORM))
 
 
 class Standing:
@@ -110,9 +105,12 @@ class Standing:
         self._looked = 0.0
         self._outcome: Dict[str, Any] = {}
         self._unwritten = False
+        """The outcome at hand is not in the file: /run was full."""
         self._drift: List[str] = []
         self._identity: Tuple[Any, Dict[str, Any]] = (None, {})
+        """Which state of the document's file was read last, and what it said: a quiet look parses nothing."""
         self._until: Tuple[Any, float] = (None, 0.0)
+        """The same of the certificate: its end in seconds since the epoch."""
         # What was healed before a restart of the agent is news still.
         kept: Any = None
         with contextlib.suppress(OSError, ValueError):
@@ -169,7 +167,7 @@ class Standing:
             self._say()
 
     def _keep(self, outcome: Dict[str, Any]) -> None:
-        """Write an outcome that is another one, or that could not be written when it was: /run was full."""
+        """Write an outcome that is another one, or that could not be written when it was."""
         if outcome == self._outcome and not self._unwritten:
             return
         self._outcome = outcome
@@ -186,8 +184,7 @@ class Standing:
             certificate_until=self._known_end(),
             message=str(self._outcome.get("message", "")),
         )
-        with contextlib.suppress(OSError):
-            self._notify("STATUS=" + line)
+        self._notify("STATUS=" + line)
 
     def _known_identity(self) -> Dict[str, Any]:
         path = self._root + paths.JOIN_DOCUMENT
@@ -200,11 +197,13 @@ class Standing:
 
     def _known_end(self) -> float:
         path = self._root + paths.KUBELET_CLIENT_CERTIFICATE
-        with contextlib.suppress(OSError, ValueError):
+        try:
             stamp = _stamp(path)
             if stamp != self._until[0]:
                 with open(path, "rb") as stream:
                     self._until = (stamp, read_certificate(stream.read()).not_after)
+        except (OSError, ValueError):
+            self._until = (None, 0.0)  # it is gone, or damaged: how long it was valid is not told any more
         return self._until[1]
 
 

@@ -5,7 +5,7 @@ from typing import Any, Callable, Dict, List, Mapping
 
 from freehold_agent import standing
 from freehold_agent.certificate import read_certificate
-from freehold_agent.contract import paths
+from freehold_agent.contract import moments, paths
 from freehold_agent.errors import Unfit
 from freehold_agent.health import RENEW
 from freehold_agent.machine import files
@@ -90,15 +90,15 @@ def _agent(agent: Mapping[str, Any], unit: str) -> List[str]:
         lines.append("state        the agent does not run ({}): nothing is put back".format(unit))
     if agent:
         state = "{}{} since {}".format(
-            "" if unit == "active" else "was ", agent["state"], _moment(agent["since"])
+            "" if unit == "active" else "was ", agent["state"], moments.shown(agent["since"])
         )
         lines.append("state        " + state + (": " + agent["message"] if agent.get("message") else ""))
     elif not lines:
         lines.append("state        unknown: the agent has not looked since the machine started")
     if "looked" in agent:
-        lines.append("last look    " + _moment(agent["looked"]))
+        lines.append("last look    " + moments.shown(agent["looked"]))
     if agent.get("repaired"):
-        when = " at " + _moment(agent["repaired_at"]) if "repaired_at" in agent else ""
+        when = " at " + moments.shown(agent["repaired_at"]) if "repaired_at" in agent else ""
         lines.append("put back     {}{}".format(", ".join(agent["repaired"]), when))
     return lines
 
@@ -107,7 +107,7 @@ def _channel(channel: Any) -> str:
     if not channel:
         return "unknown: the agent has said nothing of it yet"
     form: str = CHANNEL.get(channel["state"], channel["state"])
-    return form.format(server=channel["server"], since=_moment(channel["since"]))
+    return form.format(server=channel["server"], since=moments.shown(channel["since"]))
 
 
 def _told(root: str) -> Dict[str, Any]:
@@ -130,11 +130,7 @@ def _certificate(line: Mapping[str, Any], root: str) -> Dict[str, float]:
 
 def _validity(not_after: float) -> str:
     if not_after > time.time():
-        return "valid until " + _moment(not_after)
+        return "valid until " + moments.shown(not_after)
     return "expired at {}; a new one, with a token of freehold node rejoin: {}".format(
-        _moment(not_after), RENEW
+        moments.shown(not_after), RENEW
     )
-
-
-def _moment(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))

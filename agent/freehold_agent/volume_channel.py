@@ -14,6 +14,7 @@ from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.contract.volumes import DELETE, MAKE, VolumeList, VolumeReport
 from freehold_agent.errors import AgentError
 from freehold_agent.join_client import Reply, ask
+from freehold_agent.journal import NOTICE, WARNING, Log
 from freehold_agent.volumes import VolumeKeeper
 
 PATIENCE = 20.0
@@ -21,8 +22,6 @@ PATIENCE = 20.0
 RETRY = 60.0
 """Seconds until what could not be removed is tried again."""
 
-Log = Callable[[int, str], None]
-WARNING, NOTICE = 4, 5
 _FAULTS = (OSError, ValueError, http.client.HTTPException, AgentError)
 
 

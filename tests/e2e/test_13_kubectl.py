@@ -2,14 +2,12 @@
 
 import json
 import re
-import subprocess
-import urllib.request
 from pathlib import Path
 
 import pytest
 from tests.support.cluster import Cluster
 from tests.support.kubectl import Kubectl, wait_for
-from tests.support.pods import Pod, pods_by_node
+from tests.support.pods import Pod, pods_by_node, through_port_forward
 
 
 @pytest.fixture(scope="module")
@@ -56,17 +54,7 @@ def test_port_forward(cluster: Cluster, echo: Kubectl, place: str) -> None:
     """A port of a pod is reached at the operator's own machine."""
     node = cluster.control_plane if place == "control plane" else cluster.workers[0]
     server = pods_by_node(echo, "echo")[node]
-    command = echo.command("port-forward", f"pod/{server.name}", ":8080")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        try:
-            assert process.stdout is not None
-            first = process.stdout.readline()
-            matched = re.search(r"127\.0\.0\.1:(\d+)", first)
-            assert matched, first
-            with urllib.request.urlopen(f"http://127.0.0.1:{matched[1]}/hello", timeout=10) as reply:
-                said = reply.read().decode()
-        finally:
-            process.terminate()
+    said = through_port_forward(echo, server.name, "/hello")
     assert f"hostname: {server.name}\n" in said
     assert "path: /hello\n" in said
 

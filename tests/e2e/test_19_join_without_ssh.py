@@ -3,7 +3,6 @@
 The second worker leaves the cluster for this and comes back by an apply at the end.
 """
 
-import base64
 import json
 import re
 import time
@@ -13,20 +12,23 @@ from typing import Any
 
 import pytest
 from tests.support import volumes
-from tests.support.a_request import a_request
 from tests.support.api_from_machine import ApiFromMachine
 from tests.support.cluster import Cluster
 from tests.support.inventory_of_machine import Inventory, differences, inventory_of
 from tests.support.kubectl import Answer, Kubectl, wait_for
+from tests.support.node_rights import (
+    NO_RIGHTS,
+    asked_document,
+    asked_for_certificates,
+    passwords_told,
+    rights,
+    watch_secret,
+)
 from tests.support.paste_on_machine import Pasted, paste
+from tests.support.secrets_of_cluster import traces
 from tests.support.spare_machine import AGENT, taken_out
 
 from freehold_agent.contract import paths
-
-FORBIDDEN, NOT_FOUND = 403, 404
-SECRET_PLACES = (
-    "/etc /var/lib/freehold /var/lib/kubelet /var/log /run /root /home /tmp /opt/freehold/releases"
-)
 
 Make = Callable[..., dict[str, Any]]
 
@@ -128,23 +130,11 @@ def test_the_token_was_seen_nowhere(
     assert secret not in made["line"]
     assert pasted.seen == []
     for machine in (spare, cluster.control_plane):
-        assert _traces(cluster, machine, secret) == ([], 0), machine
+        assert traces(cluster.lab, machine, secret) == ([], 0), machine
     # The same search finds what may be there: the token's id, in the audit log and in what freehold-join says.
-    found, lines = _traces(cluster, cluster.control_plane, made["id"])
+    found, lines = traces(cluster.lab, cluster.control_plane, made["id"])
     assert "/var/log/kubernetes/audit.log" in found
     assert lines > 0
-
-
-def _traces(cluster: Cluster, machine: str, text: str) -> tuple[list[str], int]:
-    """Return the files of a machine that hold a text, and how many lines of its journal do."""
-    search = (
-        "text=$(cat); "
-        f'grep --recursive --files-with-matches --fixed-strings --devices=skip -e "$text" {SECRET_PLACES} 2>/dev/null '
-        "|| true; "
-        'journalctl --no-pager --output=cat | grep --count --fixed-strings -e "$text" || true'
-    )
-    *files, lines = cluster.run(machine, search, stdin=text).splitlines()
-    return files, int(lines)
 
 
 def test_a_proxy_is_for_images_only(
@@ -292,15 +282,15 @@ def test_a_removed_node_is_nobody(
     secret = f"/api/v1/namespaces/{here.namespace}/secrets/password"
     assert api.get(secret).status == 200
     cluster.run(spare, f"cp {paths.KUBELET_CLIENT_CERTIFICATE} {OLD_DISK}")
-    watched = _watch(cluster, spare, secret)
+    watched = watch_secret(cluster, spare, secret)
     begun = time.monotonic()
     said = operator("node", "remove", spare, "--no-drain", "--yes")
     assert not said.failed, str(said)
     print(f"node remove: {time.monotonic() - begun:.1f} s")
-    assert _rights(api, here.namespace, pod) == NO_RIGHTS
+    assert rights(api, here.namespace, pod) == NO_RIGHTS
     here("patch", "secret", "password", "--patch", '{"stringData": {"password": "marlin"}}')
-    assert _watched(cluster, spare, watched) == ["swordfish"], "a watch that was open has ended"
-    assert _asked_document(cluster, spare) == "410"
+    assert passwords_told(cluster, spare, watched) == ["swordfish"], "a watch that was open has ended"
+    assert asked_document(cluster, spare) == "410"
     wait_for(
         lambda: "was removed from the cluster" in cluster.run(spare, f"{AGENT} status || true"),
         60,
@@ -311,125 +301,7 @@ def test_a_removed_node_is_nobody(
 
 
 OLD_DISK = "/root/kubelet-client.pem"
-NO_RIGHTS: dict[str, Any] = {
-    "a Node": FORBIDDEN,
-    "its status": NOT_FOUND,
-    "a mirror pod": FORBIDDEN,
-    "its pods": [],
-    "a token": FORBIDDEN,
-    "a Secret": FORBIDDEN,
-    "a client certificate": "Denied",
-    "a serving certificate": "Denied",
-}
-
-
-def _rights(api: ApiFromMachine, namespace: str, pod: dict[str, Any]) -> dict[str, Any]:
-    """Try all that a node may do with the certificate that lies on the machine; return what came of it."""
-    node, place = api.machine, f"/api/v1/namespaces/{namespace}"
-    reference = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "name": pod["metadata"]["name"],
-        "uid": pod["metadata"]["uid"],
-    }
-    container = {"name": "main", "image": "x.invalid/y:1"}
-    posts: dict[str, tuple[str, dict[str, Any]]] = {
-        "a Node": ("/api/v1/nodes", {"kind": "Node", "apiVersion": "v1", "metadata": {"name": node}}),
-        "a mirror pod": (
-            f"{place}/pods",
-            {
-                "kind": "Pod",
-                "apiVersion": "v1",
-                "metadata": {"name": "mirror", "annotations": {"kubernetes.io/config.mirror": "x"}},
-                "spec": {"nodeName": node, "containers": [container]},
-            },
-        ),
-        "a token": (
-            f"{place}/serviceaccounts/default/token",
-            {
-                "kind": "TokenRequest",
-                "apiVersion": "authentication.k8s.io/v1",
-                "spec": {"audiences": [], "boundObjectRef": reference},
-            },
-        ),
-    }
-    found: dict[str, Any] = {name: api("POST", path, body).status for name, (path, body) in posts.items()}
-    found["its status"] = api.merge(f"/api/v1/nodes/{node}/status", {"status": {"phase": "Running"}}).status
-    found["its pods"] = api.get(f"/api/v1/pods?fieldSelector=spec.nodeName%3D{node}").body["items"]
-    found["a Secret"] = api.get(f"{place}/secrets/password").status
-    return {**found, **_requests(api)}
-
-
-def _requests(api: ApiFromMachine) -> dict[str, Any]:
-    """Ask for certificates with the one that lies on the machine; return how that was judged."""
-    node, found = api.machine, {}
-    for what, signer, extra in (
-        ("client", "kube-apiserver-client-kubelet", ["client auth"]),
-        ("serving", "kubelet-serving", ["server auth"]),
-    ):
-        request = a_request(f"system:node:{node}", sans=[] if what == "client" else [node])
-        made = api(
-            "POST",
-            "/apis/certificates.k8s.io/v1/certificatesigningrequests",
-            {
-                "kind": "CertificateSigningRequest",
-                "apiVersion": "certificates.k8s.io/v1",
-                "metadata": {"generateName": "removed-"},
-                "spec": {
-                    "request": base64.b64encode(request).decode(),
-                    "signerName": f"kubernetes.io/{signer}",
-                    "usages": ["digital signature", *extra],
-                },
-            },
-        )
-        found[f"a {what} certificate"] = _verdict(api.cluster, made.body["metadata"]["name"])
-    return found
-
-
-def _watch(cluster: Cluster, machine: str, secret: str) -> str:
-    """Follow a Secret with the node's certificate for as long as it lasts; return the unit that does."""
-    place, _, name = secret.rpartition("/")
-    url = f"https://{cluster.address(cluster.control_plane)}:6443{place}?watch=1&timeoutSeconds=86400"
-    certificate = paths.KUBELET_CLIENT_CERTIFICATE
-    cluster.run(
-        machine,
-        "systemd-run --quiet --unit=e2e-watch --property=StandardOutput=file:/tmp/e2e-watch "
-        f"curl --silent --no-buffer --cacert {paths.CLUSTER_CA} --cert {certificate} --key {certificate} "
-        f"'{url}&fieldSelector=metadata.name%3D{name}'",
-    )
-    wait_for(lambda: "ADDED" in cluster.run(machine, "cat /tmp/e2e-watch || true"), 20, "the watch to begin")
-    return "e2e-watch"
-
-
-def _watched(cluster: Cluster, machine: str, unit: str) -> list[str]:
-    """Wait until the watch has ended; return the passwords that it told."""
-    state = f"systemctl show --property=ActiveState --value {unit}"
-    wait_for(lambda: cluster.run(machine, state) != "active", 20, "the API server to end the watch")
-    told = cluster.run(machine, f"cat /tmp/{unit}; rm /tmp/{unit}; systemctl reset-failed {unit} || true")
-    objects = [json.loads(line)["object"] for line in told.splitlines()]
-    return [base64.b64decode(found["data"]["password"]).decode() for found in objects]
-
-
-def _verdict(cluster: Cluster, request: str) -> str:
-    """Return how a request for a certificate was judged."""
-
-    def look() -> str:
-        conditions = cluster.kubectl.json("get", "csr", request)["status"].get("conditions") or [{"type": ""}]
-        return str(conditions[0]["type"])
-
-    return wait_for(look, 20, "the request to be judged")
-
-
-def _asked_document(cluster: Cluster, machine: str) -> str:
-    certificate = paths.KUBELET_CLIENT_CERTIFICATE
-    url = f"https://{cluster.address(cluster.control_plane)}:{paths.JOIN_PORT}/v1/document/{machine}"
-    return cluster.run(
-        machine,
-        f"curl --silent --output /dev/null --write-out '%{{http_code}}' --cacert {paths.CLUSTER_CA} "
-        f"--cert {certificate} --key {certificate} {url}",
-    )
-
-
+"""Where a copy of the certificate stays on the machine: as on a disk that was put back."""
 KILLS = ("admitted as", "bootstrap credential", "certificate")
 """What stands on the terminal when a join is killed: its Node is there, all is in place, a kubelet asks."""
 
@@ -462,7 +334,7 @@ def _the_old_disk_is_worth_nothing(cluster: Cluster, spare: str) -> None:
         cluster.run(spare, f"cmp -s {old.credential} {paths.KUBELET_CLIENT_CERTIFICATE} || echo other")
         == "other"
     )
-    assert set(_requests(old).values()) == {"Denied"}
+    assert set(asked_for_certificates(old).values()) == {"Denied"}
     cluster.run(spare, f"rm {OLD_DISK}")
 
 

@@ -10,6 +10,7 @@ from tests.support import volumes
 from tests.support.api_from_machine import ApiFromMachine
 from tests.support.cluster import Cluster
 from tests.support.kubectl import Kubectl, wait_for
+from tests.support.pods import make_namespace
 from tests.support.whole import PATIENCE, Accident, nothing_to_apply
 
 from freehold_agent.contract import paths
@@ -178,10 +179,8 @@ def test_a_claim_that_fits_nowhere_says_so(
 def test_hostile_names_stay_in_their_place(cluster: Cluster, kubectl: Kubectl, image: str) -> None:
     """The longest and oddest names that Kubernetes takes: every directory is `pvc-UUID` all the same."""
     namespace = "n" * 63
-    kubectl("create", "namespace", namespace)
+    there = make_namespace(kubectl, namespace)
     try:
-        there = kubectl.within(namespace)
-        there.wait("serviceaccount/default", "create", timeout=20)
         names = [
             "etc.passwd",
             "x" * 63 + ("." + "y" * 62) * 3,

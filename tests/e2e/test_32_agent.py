@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from tests.support.cluster import Cluster
+from tests.support.cluster import OURS, Cluster
 from tests.support.kubectl import wait_for
 from tests.support.outside import Snapshot
 from tests.support.whole import nothing_to_apply
@@ -14,16 +14,6 @@ from freehold_agent.contract import paths
 from freehold_agent.keep import BUSY_PAUSE
 
 UNIT = "freehold-agent"
-OURS = (
-    paths.ETC,
-    paths.STATE,
-    paths.OPT,
-    paths.RUN,
-    paths.KUBERNETES,
-    "/etc/containerd",
-    "/etc/cni",
-    "/etc/systemd",
-)
 LOOKS = 3
 QUIET = 5.0
 """Seconds in which the agent sleeps."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from tests.support.cluster import CTR, Cluster
+from tests.support.cluster import CTR, OURS, Cluster
 from tests.support.kubectl import Kubectl, wait_for
 from tests.support.outside import Snapshot
 from tests.support.whole import nothing_to_apply
@@ -23,16 +23,6 @@ HEALED_WITHIN = 45.0
 QUIET = 20.0
 """Seconds in which nothing is to be written: glances, and most likely a whole look."""
 MOST_OF_A_CORE = 0.01
-OURS = (
-    paths.ETC,
-    paths.STATE,
-    paths.OPT,
-    paths.RUN,
-    paths.KUBERNETES,
-    "/etc/containerd",
-    "/etc/cni",
-    "/etc/systemd",
-)
 PAUSE = "$(" + CTR + " images list -q | grep pause | head -n 1)"
 PORTMAP = f"$(readlink -f {paths.CURRENT}/cni/portmap)"
 BRIDGE = f"$(readlink -f {paths.CURRENT}/cni/bridge)"

@@ -70,6 +70,23 @@ def other(cluster: Cluster) -> str:
     return cluster.workers[-1]
 
 
+@pytest.fixture
+def moving(cluster: Cluster, other: str) -> Iterator[str]:
+    """The same worker, whose network is brought back to what the inventory says, however the test ends."""
+    address = cluster.address(other)
+    device = cluster.run(other, f"ip -o -4 address show to {address}").split()[1]
+    yield other
+    found = cluster.run(other, "ip -o -4 address show scope global").splitlines()
+    here = {line.split()[3].partition("/")[0]: line.split()[1] for line in found}
+    moved = here.get(OTHER_ADDRESS.format(address.rpartition(".")[0]))
+    if moved:
+        _move(cluster, other, OTHER_ADDRESS.format(address.rpartition(".")[0]), address)
+        cluster.freehold("node", "set-address", other, address)
+    now = here.get(address, moved)
+    if now != device:
+        cluster.run(other, RENAME.format(now=now, then=device))
+
+
 def test_an_expired_certificate_is_told_and_renewed(
     cluster: Cluster, kubectl: Kubectl, echo: Kubectl, renewing: Renewing
 ) -> None:
@@ -144,11 +161,11 @@ def test_pods_outlive_containerd_and_new_ones_come(
 
 
 def test_a_machine_with_another_address_goes_on(
-    cluster: Cluster, kubectl: Kubectl, echo: Kubectl, other: str, tmp_path: Path
+    cluster: Cluster, kubectl: Kubectl, echo: Kubectl, moving: str, tmp_path: Path
 ) -> None:
     """The agent names the command; then certificates, flannel and kubelet are on the new address, and back again."""
-    old = cluster.address(other)
-    new = old.rpartition(".")[0] + ".219"
+    other, old = moving, cluster.address(moving)
+    new = OTHER_ADDRESS.format(old.rpartition(".")[0])
     changed = json.loads(json.dumps(cluster.inventory))
     changed["hosts"][other]["address"] = new
     inventory = tmp_path / "moved.yaml"
@@ -164,8 +181,9 @@ def test_a_machine_with_another_address_goes_on(
         answer = cluster.freehold("node", "set-address", other, target, inventory=said)
         assert not answer.failed, str(answer)
         story.node_is_back(kubectl, other)
-        annotations = kubectl.json("get", "node", other)["metadata"]["annotations"]
-        assert annotations["flannel.alpha.coreos.com/public-ip"] == target
+        wait_for(
+            lambda target=target: _tunnels_to(kubectl, other) == target, 60, "flannel on the new address"
+        )  # type: ignore[misc]
         shell = pods_by_node(echo, "shell")[other]
         wait_for(
             lambda shell=shell: echo("logs", shell.name).stdout, PATIENCE, "logs, the certificate verified"
@@ -177,16 +195,12 @@ def test_a_machine_with_another_address_goes_on(
     nothing_to_apply(cluster)
 
 
-def test_a_renamed_interface_is_followed(cluster: Cluster, echo: Kubectl, other: str) -> None:
+def test_a_renamed_interface_is_followed(cluster: Cluster, echo: Kubectl, moving: str) -> None:
     """Routes that name an interface follow it, for now and for the next boot; and back again."""
-    address = cluster.address(other)
+    other, address = moving, cluster.address(moving)
     device = cluster.run(other, f"ip -o -4 address show to {address}").split()[1]
     for now, then in ((device, "lan0"), ("lan0", device)):
-        cluster.run(
-            other,
-            f"ip link set {now} down; ip link set {now} name {then}; ip link set {then} up; "
-            "systemctl reload freehold-agent",
-        )
+        cluster.run(other, RENAME.format(now=now, then=then))
         network_works(cluster, echo)
         unit = f"grep -c ' dev {then} ' /etc/systemd/system/freehold-routes.service"
         wait_for(lambda unit=unit: cluster.run(other, unit, check=False) == "1", 60, "the boot's route")  # type: ignore[misc]
@@ -245,6 +259,8 @@ def test_certificates_have_renewed_meanwhile(
     assert not _told(cluster, node, renewing.begun, "was removed from the cluster")
 
 
+OTHER_ADDRESS = "{}.219"
+RENAME = "ip link set {now} down; ip link set {now} name {then}; ip link set {then} up; systemctl reload freehold-agent"
 FULL = (
     "import json, sys; place = sys.argv[1]; config = json.load(open(place)); "
     'config["imageMinimumGCAge"] = "1s"; config["evictionHard"]["imagefs.available"] = "99%"; '
@@ -252,10 +268,10 @@ FULL = (
 )
 """The disk counts as full; what is called garbage collection otherwise comes every 5 min only."""
 KILL = """
+main() { systemctl show --property=MainPID --value containerd; }
 for round in 1 2 3 4 5; do
-  old=$(systemctl show --property=MainPID --value containerd); kill -9 $old
-  until systemctl is-active --quiet containerd && test $(systemctl show --property=MainPID --value containerd) != $old
-  do sleep 0.1; done
+  old=$(main); kill -9 $old
+  until new=$(main); test $new != 0 && test $new != $old && systemctl is-active --quiet containerd; do sleep 0.1; done
 done
 """
 
@@ -284,6 +300,11 @@ def _ready(kubectl: Kubectl, node: str) -> dict[str, Any]:
     conditions = kubectl.json("get", "node", node)["status"]["conditions"]
     found: dict[str, Any] = next(one for one in conditions if one["type"] == "Ready")
     return found
+
+
+def _tunnels_to(kubectl: Kubectl, node: str) -> str:
+    annotations = kubectl.json("get", "node", node)["metadata"]["annotations"]
+    return str(annotations["flannel.alpha.coreos.com/public-ip"])
 
 
 def _images(cluster: Cluster, node: str) -> set[str]:

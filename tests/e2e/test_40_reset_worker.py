@@ -15,7 +15,7 @@ from tests.support.a_request import a_request
 from tests.support.cluster import Cluster
 from tests.support.inventory_of_machine import Inventory, differences, inventory_of
 from tests.support.kubectl import Answer, Kubectl, KubectlError, wait_for
-from tests.support.pods import from_pod, pods_by_node
+from tests.support.pods import from_pod, make_namespace, pods_by_node
 from tests.support.whole import Accident, network_works, nothing_to_apply
 
 from freehold_agent.contract import paths
@@ -65,9 +65,7 @@ def left(
 ) -> Iterator[Left]:
     """A worker, full of pods and of things that are not ours, after its reset."""
     worker = cluster.workers[-1]
-    kubectl("create", "namespace", "zoo")
-    zoo = kubectl.within("zoo")
-    zoo.wait("serviceaccount/default", "create", timeout=20)
+    zoo = make_namespace(kubectl, "zoo")
     cluster.run(worker, FOREIGN)
     zoo.apply(*cluster.objects("zoo", node=worker))
     zoo.rolled_out("deployment/zoo")

@@ -1,9 +1,6 @@
 """A control plane that is no node: nothing of one runs there, and its API server reaches pods and kubelets."""
 
 import json
-import re
-import subprocess
-import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -11,8 +8,7 @@ from tests.support.cluster import Bundle, Cluster
 from tests.support.inventory_of_machine import Inventory, differences, inventory_of
 from tests.support.kubectl import Kubectl, wait_for
 from tests.support.lab import Lab
-from tests.support.pods import pods_by_node, serve_echo
-from tests.support.program import Freehold
+from tests.support.pods import pods_by_node, serve_echo, through_port_forward
 from tests.support.refusal import Inventories
 from tests.support.webhooks import wait_until_asked, webhooks
 
@@ -42,9 +38,7 @@ def cluster(
     """The machines as a cluster whose control plane is no node."""
     inventories = Inventories(machines.inventory(), tmp_path_factory.mktemp("inventories"))
     inventory = inventories({"config.controlPlane.standalone.joinNode.enabled": False})
-    made = Cluster(machines, Freehold(inventory, tmp_path_factory.mktemp("state")), bundle)
-    answer = made.freehold("apply", "--yes")
-    assert answer.code == 0, str(answer)
+    made = Cluster.applied(machines, inventory, tmp_path_factory.mktemp("state"), bundle)
     made.load_images(*made.workers)
     return made
 
@@ -125,17 +119,7 @@ def test_kubelets(echo: Kubectl) -> None:
     assert echo("logs", shell.name).stdout == "shell is here\n"
     assert echo.exec(shell.name, "hostname").stdout == f"{shell.name}\n"
     (server,) = pods_by_node(echo, "echo").values()
-    command = echo.command("port-forward", f"pod/{server.name}", ":8080")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        try:
-            assert process.stdout is not None
-            first = process.stdout.readline()
-            matched = re.search(r"127\.0\.0\.1:(\d+)", first)
-            assert matched, first
-            with urllib.request.urlopen(f"http://127.0.0.1:{matched[1]}/hello", timeout=10) as reply:
-                assert f"hostname: {server.name}\n" in reply.read().decode()
-        finally:
-            process.terminate()
+    assert f"hostname: {server.name}\n" in through_port_forward(echo, server.name, "/hello")
 
 
 def test_names_and_services_from_pods(echo: Kubectl) -> None:

@@ -8,7 +8,6 @@ from tests.support.cluster import Bundle, Cluster
 from tests.support.kubectl import Kubectl, wait_for
 from tests.support.lab import Lab
 from tests.support.pods import pods_by_node, serve_echo
-from tests.support.program import Freehold
 from tests.support.refusal import Inventories
 
 DEPLOYMENT = {"replicas": 2, "resources": {"limits": {"cpu": "1000m", "memory": "1024Mi"}}}
@@ -21,9 +20,7 @@ def cluster(spare_lab: Lab, bundle: Bundle, tmp_path_factory: pytest.TempPathFac
     """A cluster with its DNS in pods."""
     spare_lab.clean()
     inventory = Inventories(spare_lab.inventory(), tmp_path_factory.mktemp("inventories"))(IN_PODS)
-    made = Cluster(spare_lab, Freehold(inventory, tmp_path_factory.mktemp("state")), bundle)
-    answer = made.freehold("apply", "--yes")
-    assert answer.code == 0, str(answer)
+    made = Cluster.applied(spare_lab, inventory, tmp_path_factory.mktemp("state"), bundle)
     made.load_images()
     return made
 

@@ -10,8 +10,7 @@ import pytest
 from tests.support.cluster import Bundle, Cluster
 from tests.support.kubectl import Kubectl
 from tests.support.lab import Lab
-from tests.support.pods import containers_of
-from tests.support.program import Freehold
+from tests.support.pods import containers_of, serve_echo
 from tests.support.whole import nothing_to_apply
 
 ANEW = "until test -e /run/e2e-stop; do systemctl daemon-reexec; sleep 0.7; systemctl daemon-reload; sleep 0.4; done"
@@ -22,10 +21,7 @@ ANEW += "; rm /run/e2e-stop"
 def cluster(spare_lab: Lab, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     """The spare machines as a cluster."""
     spare_lab.clean()
-    state = tmp_path_factory.mktemp("state")
-    made = Cluster(spare_lab, Freehold(spare_lab.inventory_path, state), bundle)
-    answer = made.freehold("apply", "--yes")
-    assert answer.code == 0, str(answer)
+    made = Cluster.applied(spare_lab, spare_lab.inventory_path, tmp_path_factory.mktemp("state"), bundle)
     made.load_images()
     return made
 
@@ -33,12 +29,7 @@ def cluster(spare_lab: Lab, bundle: Bundle, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="module")
 def echo(cluster: Cluster) -> Kubectl:
     """kubectl in a namespace with a web server and a shell on each node."""
-    cluster.kubectl("create", "namespace", "e2e-echo")
-    there = cluster.kubectl.within("e2e-echo")
-    there.wait("serviceaccount/default", "create", timeout=20)
-    there.apply(*cluster.objects("echo"))
-    there.rolled_out("daemonset/echo", "daemonset/shell")
-    return there
+    return serve_echo(cluster, cluster.kubectl, "e2e-echo")
 
 
 def test_systemd_executes_itself_anew_during_an_apply(

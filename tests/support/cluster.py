@@ -19,6 +19,17 @@ from freehold_installer.bundle.store import Store
 
 RELEASE, ARCHITECTURE = "1.37.2", "amd64"
 MANIFESTS = Path(__file__).with_name("manifests")
+OURS = (
+    paths.ETC,
+    paths.STATE,
+    paths.OPT,
+    paths.RUN,
+    paths.KUBERNETES,
+    "/etc/containerd",
+    "/etc/cni",
+    "/etc/systemd",
+)
+"""Where freehold writes on a machine."""
 CTR = f"{paths.BIN}/ctr --address {paths.CONTAINERD_SOCKET} --namespace k8s.io"
 CRI_LABEL = "io.cri-containerd.image=managed"
 """What the kubelet's runtime looks for on an image; its own imports set it."""
@@ -69,6 +80,14 @@ class Cluster:
     @property
     def workers(self) -> tuple[str, ...]:
         return tuple(name for name in self.nodes if "worker" in self.inventory["hosts"][name]["roles"])
+
+    @classmethod
+    def applied(cls, lab: Lab, inventory: Path, state: Path, bundle: Bundle) -> "Cluster":
+        """Make a cluster of fresh machines, with an operator's directory of its own. Without the test images."""
+        made = cls(lab, Freehold(inventory, state), bundle)
+        answer = made.freehold("apply", "--yes")
+        assert answer.code == 0, str(answer)
+        return made
 
     def address(self, node: str) -> str:
         return str(self.inventory["hosts"][node]["address"])

@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,6 +86,22 @@ def from_machine(cluster: Cluster, machine: str, urls: Sequence[str]) -> list[Re
     """Ask each URL from a machine's own network."""
     script = _script(f"curl --silent --max-time {PATIENCE}", urls)
     return _replies(urls, cluster.run(machine, script, timeout=30 + PATIENCE * len(urls)))
+
+
+def through_port_forward(kubectl: Kubectl, pod: str, path: str) -> str:
+    """Ask the web server in a pod at this machine's end of `kubectl port-forward`; return what it said."""
+    command = kubectl.command("port-forward", f"pod/{pod}", ":8080")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            assert process.stdout is not None
+            first = process.stdout.readline()
+            matched = re.search(r"127\.0\.0\.1:(\d+)", first)
+            assert matched, first
+            with urllib.request.urlopen(f"http://127.0.0.1:{matched[1]}{path}", timeout=10) as reply:
+                said: str = reply.read().decode()
+                return said
+        finally:
+            process.terminate()
 
 
 def _script(command: str, urls: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from tests.support.lab import Lab
 
 P256_HEADER = 48
 """Base64 characters of a PKCS #8 key that are the same in every P-256 key."""
+PLACES = "/etc /var/lib/freehold /var/lib/kubelet /var/log /run /root /home /tmp /opt/freehold/releases"
 
 
 def texts_of(state: Path) -> dict[str, list[str]]:
@@ -47,6 +48,18 @@ def exposed(lab: Lab, machine: str, texts: Mapping[str, list[str]], patterns: Ma
     done = lab.exec(machine, "python3", "-I", "-B", "-c", SEARCH, input=request, timeout=60)
     found: list[str] = json.loads(done.stdout)
     return found
+
+
+def traces(lab: Lab, machine: str, text: str) -> tuple[list[str], int]:
+    """Return the files of a machine that hold a text, and how many lines of its journal do."""
+    search = (
+        "text=$(cat); "
+        f'grep --recursive --files-with-matches --fixed-strings --devices=skip -e "$text" {PLACES} 2>/dev/null '
+        "|| true; "
+        'journalctl --no-pager --output=cat | grep --count --fixed-strings -e "$text" || true'
+    )
+    *files, lines = lab.exec(machine, "bash", "-euc", search, input=text).stdout.splitlines()
+    return files, int(lines)
 
 
 SEARCH = r"""

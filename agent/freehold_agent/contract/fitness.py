@@ -4,6 +4,7 @@ The installer asks before an apply, a machine that joins by itself asks about it
 """
 
 import ipaddress
+import re
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Tuple
 
 from freehold_agent.contract import distribution, paths, ports
@@ -168,11 +169,6 @@ def addresses(facts: Mapping[str, Any]) -> Dict[str, str]:
 
 
 def version(text: str) -> Tuple[int, ...]:
-    """Return the leading numbers of a version: `5.15.0-91-generic` is (5, 15, 0)."""
-    numbers = []
-    for part in text.split("-", 1)[0].split("."):
-        digits = "".join(letter for letter in part if letter.isdigit())
-        if not digits:
-            break
-        numbers.append(int(digits))
-    return tuple(numbers)
+    """Return the leading numbers of a version: `6.1.0-18-amd64` is (6, 1, 0), `1.0.6rc1` (1, 0, 6), nothing ()."""
+    match = re.match(r"\d+(\.\d+)*", text)
+    return tuple(int(part) for part in match.group().split(".")) if match else ()

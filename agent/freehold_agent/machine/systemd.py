@@ -170,13 +170,19 @@ def first_line(text: str) -> str:
 
 
 def notify(state: str) -> bool:
-    """Tell systemd about ourselves (sd_notify): `READY=1`, `STATUS=...`; False when nobody listens."""
+    """Tell systemd about ourselves (sd_notify): `READY=1`, `STATUS=...`; False when nobody listens. Never raises.
+
+    Whoever waits for a sign of life acts when none comes: a program does not end because one was lost.
+    """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return False
     if address.startswith("@"):
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-        channel.connect(address)
-        channel.sendall(state.encode())
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            channel.connect(address)
+            channel.sendall(state.encode())
+    except OSError:
+        return False
     return True

@@ -9,6 +9,7 @@ import time
 from threading import Event, Lock, Thread
 from typing import Any, Callable, Dict
 
+from freehold_agent.contract import moments
 from freehold_agent.machine.kubernetes_api import ApiError, Conflict, KubernetesApi, NotFound
 from freehold_bootstrap import journal
 from freehold_controller.approver import audit, request_parser
@@ -124,7 +125,7 @@ class Approver:
             raise SteppedDownError()
 
     def _write(self, request: Dict[str, Any], decision: Decision) -> None:
-        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._now()))
+        moment = moments.written(self._now())
         condition = {
             "type": "Approved" if decision.verb == APPROVE else "Denied",
             "status": "True",

@@ -1,9 +1,9 @@
 """Tell people what was decided: an Event on the request and a line in the journal, neither with a secret."""
 
-import datetime
 import hashlib
 from typing import Any, Mapping
 
+from freehold_agent.contract import moments
 from freehold_agent.machine.kubernetes_api import ApiError, Conflict, KubernetesApi
 from freehold_bootstrap import journal
 from freehold_controller.approver.approval_rules import APPROVE, Decision
@@ -33,7 +33,7 @@ def record(
     )
     uid = str(metadata.get("uid") or "")
     name = hashlib.sha256("{} {} {}".format(uid, decision.verb, decision.reason).encode()).hexdigest()[:16]
-    moment = datetime.datetime.fromtimestamp(now, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    moment = moments.written(now)
     event = {
         "apiVersion": "v1",
         "kind": "Event",

@@ -1,9 +1,9 @@
 """Events about claims and volumes: what `kubectl describe` shows to whoever waits for a pod."""
 
-import datetime
 import hashlib
 from typing import Any, Callable, Dict, Set
 
+from freehold_agent.contract import moments
 from freehold_agent.machine.kubernetes_api import ApiError, Conflict, KubernetesApi
 from freehold_bootstrap import journal
 from freehold_controller.volume_provisioner.volume_objects import Claim, Persistent
@@ -43,8 +43,7 @@ class Events:
         journal.warning(message, about=about["kind"], name=about["name"], reason=reason)
         # Events of objects without a namespace belong to `default`; the API server insists on it.
         namespace = about.get("namespace", "default")
-        moment = datetime.datetime.fromtimestamp(self._now(), datetime.timezone.utc)
-        when = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+        when = moments.written(self._now())
         event: Dict[str, Any] = {
             "apiVersion": "v1",
             "kind": "Event",

@@ -121,11 +121,18 @@ def api_server(context: ControlPlaneContext) -> list[Resource]:
             AUDIT_POLICY,
         ],
         slice_name=paths.CONTROL_SLICE,
-        unit={"After": "network-online.target etcd.service", "Wants": "network-online.target etcd.service"},
+        unit={
+            "After": "network-online.target etcd.service",
+            # Also when an operator stops and starts it alone: freehold-api-ready lets connections in.
+            "Wants": "network-online.target etcd.service freehold-api-ready.service",
+        },
         service={
             "Type": "notify",
             "LimitNOFILE": "20000",
             "NoNewPrivileges": "yes",
+            # It has closed its port by then. Answers to a node that died without a word may keep it for 60 s more;
+            # what it acknowledged is in etcd.
+            "TimeoutStopSec": "15",
             **together(context.labels("bin/kube-apiserver"), api_gate.closing() if _alone(context) else {}),
         },
     )

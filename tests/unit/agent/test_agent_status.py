@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.support.a_node import a_document
+from tests.support.serving_certificate import a_serving_certificate
 
 from freehold_agent import __main__, cli, facts_text, keep, standing, status
 from freehold_agent.contract import paths
@@ -127,6 +128,22 @@ def test_the_channel_is_told_when_it_changes(said: Said) -> None:
     said.standing.looked("converged", "", [])
     said.standing.channel(ChannelState(SILENT, "https://b:6444", NOW + 5))
     assert [parse(line)["channel"]["state"] for line in said.lines] == [FOLLOWS, SILENT]
+
+
+def test_a_certificate_that_is_gone_is_told_no_more(said: Said) -> None:
+    """systemd's line has its end while it can be read, and not once it is damaged or away."""
+    path = said.root / paths.KUBELET_CLIENT_CERTIFICATE[1:]
+    path.parent.mkdir(parents=True)
+    told = []
+    whole = a_serving_certificate("w1").certificate
+    for content in (whole, b"damaged", whole, None):
+        if content is None:
+            path.unlink()
+        else:
+            path.write_bytes(content)
+        said.standing.looked("converged", "", [])
+        told.append(parse(said.lines[-1])["certificate_until"] is not None)
+    assert told == [True, False, True, False]
 
 
 def test_status_tells_all_of_a_node(said: Said) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from tests.support.a_node import a_document
 
-from freehold_agent.channel import ERROR, REMOVED_PAUSE, TOLD_AFTER, WARNING, Channel
+from freehold_agent.channel import REMOVED_PAUSE, TOLD_AFTER, Channel
 from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.join_client import Reply
+from freehold_agent.journal import ERROR, WARNING
 from freehold_agent.standing import FOLLOWS, REMOVED, SILENT
 
 
@@ -85,6 +86,38 @@ def test_older_and_foreign_documents_are_never_offered(service: Service, changes
     assert pause > 0
     assert service.channel.offered() is None
     assert service.woken == 0
+
+
+def test_another_join_counts_from_the_beginning(service: Service) -> None:
+    """A machine that joined anew under a running agent follows its new documents, however new the former ones were."""
+    assert service.poll(service.newer(generation=7)) == [0.0]
+    service.document = service.newer(generation=1, node_uid="anew")
+    assert service.poll(service.newer(generation=2)) == [0.0]
+    assert service.channel.offered() == service.newer(generation=2)
+    assert "generation=1&" in service.asked[-1][1]
+
+
+def test_what_came_while_another_was_taken_stays_offered(service: Service) -> None:
+    """Only the very document that was taken is forgotten."""
+    former = service.newer(generation=7)
+    service.poll(former)
+    service.document = service.newer(generation=1, node_uid="anew")
+    service.poll(service.newer(generation=2))
+    service.channel.taken(former)
+    assert service.channel.offered() == service.newer(generation=2)
+
+
+def test_an_answer_to_a_question_of_before_is_not_acted_on(service: Service) -> None:
+    """What comes after `start` or `stop` is for nobody: another thread asks for the same, and acts on it."""
+
+    def ask(*_: Any, **_options: Any) -> Reply:
+        service.channel.stop()
+        return Reply(200, {}, service.newer().dumps())
+
+    service.channel._ask = ask
+    service.channel._thread = threading.current_thread()
+    assert service.channel.poll() == 0.0
+    assert (service.channel.offered(), service.woken) == (None, 0)
 
 
 def test_a_document_of_a_later_version_changes_nothing(service: Service) -> None:

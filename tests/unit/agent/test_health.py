@@ -1,8 +1,11 @@
 """What the agent says of a certificate that does not renew and of programs that keep dying."""
 
+from pathlib import Path
+
 import pytest
 
 from freehold_agent.certificate import CertificateFacts
+from freehold_agent.contract import paths
 from freehold_agent.health import RENEW, Health, certificate_trouble
 from freehold_agent.machine.systemd import SystemdError
 
@@ -26,6 +29,20 @@ def test_an_expired_certificate_names_both_commands() -> None:
     """What is wrong, the command for the operator, the one for this machine."""
     told = certificate_trouble("w1", CertificateFacts("system:node:w1", 0.0, WEEK), WEEK)
     assert "expired at 1970-01-08 00:00:00 UTC" in told
+    assert "freehold node rejoin w1" in told
+    assert RENEW in told
+
+
+@pytest.mark.parametrize("content", [b"", b"-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"])
+def test_a_damaged_certificate_is_not_taken_for_none(tmp_path: Path, content: bytes) -> None:
+    """Where there is none a join is on its way; one that cannot be read is told with what helps."""
+    path = tmp_path / paths.KUBELET_CLIENT_CERTIFICATE[1:]
+    path.parent.mkdir(parents=True)
+    health = Health(Units().show, str(tmp_path))
+    assert health.look("w1", 0.0) == ""
+    path.write_bytes(content)
+    told = health.look("w1", 0.0)
+    assert told.startswith("the certificate of node w1 cannot be read (")
     assert "freehold node rejoin w1" in told
     assert RENEW in told
 

@@ -1,4 +1,4 @@
-"""The resident loop and the agent's command line."""
+"""The resident loop."""
 
 from __future__ import annotations
 
@@ -17,78 +17,23 @@ from typing import Any
 
 import pytest
 from tests.support.a_node import a_document, lab
+from tests.support.kept_node import CHANGE, KeptNode
 
-from freehold_agent import cli, keep
+from freehold_agent import keep
 from freehold_agent.contract import paths
-from freehold_agent.contract.resources import Change
 from freehold_agent.converge import Summary
 from freehold_agent.errors import StepFailed
 from freehold_agent.keep import BUSY_PAUSE, INTERVAL, Keeper
 from freehold_agent.machine.lock import LockBusyError
-from freehold_agent.records import Record
-from freehold_agent.repair import Host, NotJoinedError, repair
 from freehold_agent.standing import FILE as STATUS
-
-CHANGE = Change("file:/etc/freehold/kubelet.json", "update", {}, {})
-
-
-class Node:
-    """A joined node on disk, whose converge does what a test says."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.changes: tuple[Change, ...] = ()
-        self.error: Exception | None = None
-        self.trouble = ""
-        self.facts = lab()
-        self.looks = 0
-        self.told: list[str] = []
-        self.log: list[tuple[int, str]] = []
-        self.path(paths.JOIN_DOCUMENT).parent.mkdir(parents=True)
-        self.path(paths.JOIN_DOCUMENT).write_bytes(a_document().dumps())
-        self.path(paths.KUBELET_CLIENT_CERTIFICATE).parent.mkdir(parents=True)
-        self.path(paths.KUBELET_CLIENT_CERTIFICATE).touch()
-        self.host = Host(
-            facts=lambda: self.facts,
-            converge=self._converge,
-            lock=self._lock,
-            notify=self._notify,
-            now=lambda: 1000.0 + self.looks,
-            health=lambda _node, _now: self.trouble,
-            root=str(root),
-        )
-        self.keeper = Keeper(self.host, lambda level, text: self.log.append((level, text)))
-
-    def path(self, name: str) -> Path:
-        return self.root / name[1:]
-
-    def _notify(self, state: str) -> bool:
-        self.told.append(state)
-        return True
-
-    @contextlib.contextmanager
-    def _lock(self, timeout: float = 0) -> Iterator[None]:
-        assert timeout == 0
-        yield
-
-    def _converge(
-        self, _resources: Any, owner: str, _deliver: Any, progress: Any, _only: Any = None
-    ) -> Summary:
-        assert owner == "node"
-        self.looks += 1
-        if self.error:
-            raise self.error
-        for change in self.changes:
-            progress({"event": "change", "key": change.key, "action": change.action, "state": "done"})
-        return Summary(self.changes, 0.1)
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Node:
-    return Node(tmp_path)
+def node(tmp_path: Path) -> KeptNode:
+    return KeptNode(tmp_path)
 
 
-def test_a_quiet_node_is_silent_and_writes_once(node: Node) -> None:
+def test_a_quiet_node_is_silent_and_writes_once(node: KeptNode) -> None:
     """While nothing differs nothing is logged, and no file changes after the first look."""
     node.keeper.round()
     before = node.path(STATUS).stat()
@@ -99,7 +44,7 @@ def test_a_quiet_node_is_silent_and_writes_once(node: Node) -> None:
     assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
 
 
-def test_an_old_document_never_takes_a_control_plane_back(node: Node) -> None:
+def test_an_old_document_never_takes_a_control_plane_back(node: KeptNode) -> None:
     """While an apply has moved the control plane's release and not yet this node's document, nothing is put back."""
     newer = {**lab(), "release": "1.99.0-abc"}
     node.host = dataclasses.replace(node.host, facts=lambda: newer)
@@ -121,7 +66,7 @@ def test_an_old_document_never_takes_a_control_plane_back(node: Node) -> None:
     assert node.looks > 0, "on a worker its own document is what moves the release"
 
 
-def test_a_repair_is_one_line(node: Node) -> None:
+def test_a_repair_is_one_line(node: KeptNode) -> None:
     """What was put back stands in the journal and in the status."""
     node.changes = (CHANGE,)
     node.keeper.round()
@@ -129,8 +74,8 @@ def test_a_repair_is_one_line(node: Node) -> None:
     assert json.loads(node.path(STATUS).read_text())["repaired"] == [CHANGE.key]
 
 
-def test_trouble_beside_the_resources_is_said_once(node: Node) -> None:
-    """What no resource shows stands in the journal once and in the status until it is over; repairs go on."""
+def test_trouble_beside_the_resources_is_said_once(node: KeptNode) -> None:
+    """What no resource shows is a line when it comes, one when it goes, and the status meanwhile; repairs go on."""
     node.trouble = "the certificate expired"
     node.keeper.round()
     assert node.keeper.round() <= INTERVAL * 1.2
@@ -138,15 +83,26 @@ def test_trouble_beside_the_resources_is_said_once(node: Node) -> None:
     assert node.looks == 2
     status = json.loads(node.path(STATUS).read_text())
     assert (status["state"], status["message"]) == ("failed", "the certificate expired")
+    document = node.path(paths.JOIN_DOCUMENT)
+    kept = document.read_bytes()
+    document.write_bytes(b"damaged")
+    node.keeper.round()
+    assert "not JSON" in node.log.pop()[1], "which says nothing about the certificate"
+    document.write_bytes(kept)
+    node.keeper.round()
+    assert node.log.pop() == (keep.NOTICE, "this node is as its document says again")
     node.trouble = ""
     node.keeper.round()
     assert json.loads(node.path(STATUS).read_text())["state"] == "converged"
     node.trouble = "the certificate expired"
     node.keeper.round()
-    assert len(node.log) == 2, "it is news again"
+    assert node.log[1:] == [
+        (keep.NOTICE, "gone again: the certificate expired"),
+        (keep.ERROR, "the certificate expired"),
+    ]
 
 
-def test_a_machine_that_moved_is_left_alone(node: Node) -> None:
+def test_a_machine_that_moved_is_left_alone(node: KeptNode) -> None:
     """Without the node's address nothing is put back; the journal names its addresses and the command."""
     document = a_document()
     moved = json.loads(json.dumps(lab()).replace(document.addresses[0], "192.0.2.77"))
@@ -165,7 +121,7 @@ def test_a_machine_that_moved_is_left_alone(node: Node) -> None:
     assert f"freehold node set-address {document.node} 192.0.2.77" in text
 
 
-def test_glances_call_for_no_look_that_would_note_nothing(node: Node) -> None:
+def test_glances_call_for_no_look_that_would_note_nothing(node: KeptNode) -> None:
     """A machine that moved looks as rarely as after other failures, although all its routes are others now."""
     node.keeper.round()
     node.path(paths.NODE_KUBECONFIG).parent.mkdir(parents=True, exist_ok=True)
@@ -181,7 +137,7 @@ def test_glances_call_for_no_look_that_would_note_nothing(node: Node) -> None:
     assert node.keeper.glance()
 
 
-def test_failures_back_off_and_recover(node: Node) -> None:
+def test_failures_back_off_and_recover(node: KeptNode) -> None:
     """A failure is one clear line; the pause grows up to a limit, and falls back once it works."""
     node.error = StepFailed("unit:kubelet.service", "kubelet is failed", hint="journalctl -u kubelet")
     pauses = [node.keeper.round() for _ in range(12)]
@@ -196,14 +152,65 @@ def test_failures_back_off_and_recover(node: Node) -> None:
     assert json.loads(node.path(STATUS).read_text())["state"] == "converged"
 
 
-def test_a_mistake_of_ours_does_not_end_the_loop(node: Node) -> None:
+def test_a_mistake_of_ours_does_not_end_the_loop(node: KeptNode) -> None:
     """Even an unforeseen error is one line and another try."""
     node.error = KeyError("nobody thought of this")
     node.keeper.round()
     assert node.log == [(keep.ERROR, "internal error: KeyError: 'nobody thought of this'")]
 
 
-def test_another_run_is_not_disturbed(node: Node) -> None:
+def test_a_mistake_in_what_stands_beside_repairs_keeps_none_from_being_made(node: KeptNode) -> None:
+    """A look at health that fails is trouble, said once; the rest is put back all the same."""
+
+    def health(_node: str, _now: float) -> str:
+        raise KeyError("nobody thought of this")
+
+    keeper = Keeper(
+        dataclasses.replace(node.host, health=health), lambda level, text: node.log.append((level, text))
+    )
+    for _ in range(2):
+        assert keeper.round() >= INTERVAL * 0.8
+    assert node.looks == 2
+    assert node.log == [(keep.ERROR, "internal error of health: KeyError: 'nobody thought of this'")]
+
+
+def test_no_mistake_around_a_repair_ends_the_loop(node: KeptNode) -> None:
+    """What is asked and told before and after it may fail as well."""
+
+    def offered() -> None:
+        raise KeyError("nobody thought of this")
+
+    node.keeper._channel = SimpleNamespace(offered=offered)  # type: ignore[assignment]
+    assert node.keeper.round() <= keep.FIRST_PAUSE * 1.2
+    assert node.log == [(keep.ERROR, "internal error: KeyError: 'nobody thought of this'")]
+
+
+def test_what_a_newer_document_changes_is_no_repair(node: KeptNode) -> None:
+    """The Node is told of repairs by what was put back, not of a newer document, though it could not be made whole."""
+    events: list[tuple[str, str]] = []
+    node.keeper._report = SimpleNamespace(  # type: ignore[assignment]
+        event=lambda _kind, reason, message: events.append((reason, message)), condition=lambda *_: None
+    )
+    node.keeper._known = {CHANGE.key}
+    records = node.path(paths.RECORDS)
+    records.mkdir(parents=True)
+    content = {"version": 1, "owner": "node", "entries": [{"key": CHANGE.key, "before": {}}]}
+    (records / "node.json").write_text(json.dumps(content))
+
+    def converge(_resources: Any, _owner: str, _deliver: Any, progress: Any, _only: Any = None) -> Summary:
+        progress({"event": "change", "key": CHANGE.key, "action": "update", "state": "done"})
+        raise StepFailed("unit:kubelet.service", "kubelet is failed")
+
+    node.keeper._host = dataclasses.replace(node.host, converge=converge)
+    offers = iter([a_document(generation=2), None])
+    node.keeper._channel = SimpleNamespace(offered=lambda: next(offers))  # type: ignore[assignment]
+    node.keeper.round()
+    assert events == [(keep.FAILURE_EVENT, "kubelet is failed")]
+    node.keeper.round()
+    assert events[1] == (keep.REPAIR_EVENT, "put back: " + CHANGE.key)
+
+
+def test_another_run_is_not_disturbed(node: KeptNode) -> None:
     """While an installer changes the machine the agent neither looks nor complains."""
 
     @contextlib.contextmanager
@@ -218,51 +225,18 @@ def test_another_run_is_not_disturbed(node: Node) -> None:
     assert (node.looks, node.log) == (0, [])
 
 
-def test_life_signs_during_a_repair(node: Node) -> None:
+def test_life_signs_during_a_repair(node: KeptNode) -> None:
     """Each step of a repair tells systemd that we live: a long one is no hang."""
     node.changes = (CHANGE, CHANGE)
     node.keeper.round()
     assert node.told.count("WATCHDOG=1") == 2
 
 
-def test_a_left_bootstrap_credential_is_removed(node: Node) -> None:
-    """A token that a killed join left behind does not stay."""
-    node.path(paths.BOOTSTRAP_KUBECONFIG).parent.mkdir(parents=True)
-    node.path(paths.BOOTSTRAP_KUBECONFIG).write_text("token")
-    node.keeper.round()
-    assert not node.path(paths.BOOTSTRAP_KUBECONFIG).exists()
-
-
-def test_a_machine_that_is_no_node_is_left_alone(node: Node) -> None:
-    """Without a document or a certificate nothing is touched."""
-    node.path(paths.KUBELET_CLIENT_CERTIFICATE).unlink()
-    with pytest.raises(NotJoinedError, match="no certificate"):
-        repair(node.host, lambda _e: None)
-    node.path(paths.JOIN_DOCUMENT).unlink()
-    with pytest.raises(NotJoinedError, match="is no node"):
-        repair(node.host, lambda _e: None)
-    assert node.looks == 0
-
-
-def test_a_damaged_document_is_one_line(node: Node) -> None:
+def test_a_damaged_document_is_one_line(node: KeptNode) -> None:
     """A document that cannot be read is said so, and the node stays as it is."""
     node.path(paths.JOIN_DOCUMENT).write_text('{"version": 99}')
     node.keeper.round()
     assert node.log == [(keep.ERROR, "join document version 99; this agent knows version 1")]
-
-
-def test_a_newer_document_is_taken_and_an_older_one_is_not(node: Node) -> None:
-    """What is offered counts when it is a newer document of the same join."""
-    seen: list[str] = []
-
-    def converge(resources: Any, *_: Any) -> Summary:
-        seen.extend(r.content.decode() for r in resources if r.name == paths.JOIN_DOCUMENT)
-        return Summary((), 0.1)
-
-    host = dataclasses.replace(node.host, converge=converge)
-    for changes in ({"generation": 7}, {"generation": 0}, {"generation": 9, "node_uid": "another"}):
-        repair(host, lambda _e: None, a_document(**changes))
-    assert [json.loads(text)["generation"] for text in seen] == [7, 1, 1]
 
 
 LOOP = """
@@ -297,120 +271,7 @@ def test_signals() -> None:
         assert time.monotonic() - begun < 10
 
 
-class TestCommandLine:
-    def test_help_names_the_exit_codes(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """Whoever calls it from a program finds its exit codes."""
-        with pytest.raises(SystemExit) as caught:
-            cli.main(["--help"])
-        assert caught.value.code == 0
-        assert "exit codes:" in capsys.readouterr().out
-
-    @pytest.mark.parametrize(
-        "arguments", [[], ["nonsense"], ["status", "--output", "xml"], ["leave", "--force"]]
-    )
-    def test_a_bad_command_line_is_bad_input(
-        self, arguments: list[str], capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        """A wrong command ends with 3, never with 2: that means changes."""
-        with pytest.raises(SystemExit) as caught:
-            cli.main(arguments)
-        assert caught.value.code == 3
-        assert "usage:" in capsys.readouterr().err
-
-    def test_joining_says_what_is_missing(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        """join-node without a CA file is bad input, in one sentence."""
-        arguments = ["--server", "https://10.0.0.2:6444", "--node", "w1", "--ca", str(tmp_path / "none")]
-        assert cli.main(["join-node", *arguments]) == 3
-        assert "no CA certificate" in capsys.readouterr().err
-
-    def test_leaving_needs_a_yes(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """Nothing is removed without --yes."""
-        assert cli.main(["leave"]) == 3
-        assert "leave --yes" in capsys.readouterr().err
-
-    def test_facts_as_json(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """Data on stdout can be read by a program."""
-        assert cli.main(["facts", "--output", "json"]) == 0
-        assert json.loads(capsys.readouterr().out)["cpus"] >= 1
-
-    def test_version(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """The version is one line."""
-        assert cli.main(["version"]) == 0
-        assert capsys.readouterr().out.startswith("freehold-agent ")
-
-    @pytest.mark.parametrize("verb", ["status", "plan", "converge"])
-    def test_no_node_is_one_message(
-        self, verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-    ) -> None:
-        """On a machine that is no node each verb says so, without a traceback."""
-        monkeypatch.setattr(paths, "JOIN_DOCUMENT", str(tmp_path / "none.json"))
-        monkeypatch.setattr(
-            "freehold_agent.repair.Host", lambda: Host(lock=lambda timeout: contextlib.nullcontext())
-        )
-        assert cli.main([verb]) == 3
-        error = capsys.readouterr().err
-        assert "is no node" in error
-        assert "Traceback" not in error
-
-    @pytest.mark.parametrize(
-        ("outcome", "status", "words"),
-        [
-            ({"result": {"changes": []}}, 0, "nothing differs"),
-            (
-                {"result": {"changes": [{"key": "artifact:ab", "action": "create", "title": "bin/kubelet"}]}},
-                2,
-                "+ artifact:ab (bin/kubelet)",
-            ),
-            ({"error": {"kind": "locked", "message": "another run", "hint": "wait"}}, 6, "another run"),
-            ({"error": {"kind": "internal", "message": "oops", "detail": "Traceback"}}, 1, "oops"),
-        ],
-    )
-    def test_plan(
-        self,
-        outcome: dict[str, Any],
-        status: int,
-        words: str,
-        capsys: pytest.CaptureFixture[str],
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        """plan ends with 0 without and 2 with changes; a failure is one message."""
-        monkeypatch.setattr("freehold_agent.repair.read_document", lambda: a_document())
-        monkeypatch.setattr("freehold_agent.remote.perform", lambda request, stream, tell: tell(outcome))
-        assert cli.main(["plan"]) == status
-        captured = capsys.readouterr()
-        assert words in captured.out + captured.err
-        assert "Traceback" not in captured.err
-
-
-def test_a_step_that_fails_keeps_no_other_from_being_made(node: Node) -> None:
-    """Everything but the failed step is tried again at once; the failure is what the look ends with."""
-    asked: list[Any] = []
-
-    def converge(_resources: Any, _owner: str, _deliver: Any, progress: Any, only: Any = None) -> Summary:
-        asked.append(only)
-        for key in ("file:/etc/freehold/kubelet.json", "unit:kubelet.service"):
-            if only is None or key in only:
-                progress({"event": "change", "key": key, "action": "update", "state": "failed"})
-                raise StepFailed(key, key + " cannot be made")
-        return Summary((CHANGE,), 0.1)
-
-    with pytest.raises(StepFailed, match="cannot be made"):
-        repair(dataclasses.replace(node.host, converge=converge), lambda _e: None)
-    assert asked[0] is None
-    assert [key in asked[2] for key in ("file:/etc/freehold/kubelet.json", "unit:kubelet.service")] == [
-        False
-    ] * 2
-    assert "unit:containerd.service" in asked[2]
-    assert len(asked) == 3
-
-
-def test_a_unit_that_lost_something_is_marked_for_another_start(node: Node) -> None:
-    """It stands in the record, so that whoever converges next starts it anew."""
-    repair(node.host, lambda _e: None, prepare=lambda _d, _r: {"kube-proxy.service": ["table ip kube-proxy"]})
-    assert Record("node", str(node.path(paths.RECORDS))).stale == {"unit:kube-proxy.service"}
-
-
-def test_drift_is_said_once_and_stands_in_the_status(node: Node) -> None:
+def test_drift_is_said_once_and_stands_in_the_status(node: KeptNode) -> None:
     """What others changed is a line when it comes and one when it goes, and part of the outcome in between."""
     node.keeper.round()
     dropin = node.path("/etc/systemd/system/kubelet.service.d/mine.conf")
@@ -426,7 +287,7 @@ def test_drift_is_said_once_and_stands_in_the_status(node: Node) -> None:
     assert len(node.log) == 2
 
 
-def test_a_glance_that_sees_something_ends_the_wait(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_glance_that_sees_something_ends_the_wait(node: KeptNode, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop looks when a glance says so, long before its minute is over."""
     monkeypatch.setattr(keep, "GLANCE", 0.01)
     node.keeper.round()
@@ -443,7 +304,7 @@ def test_a_glance_that_sees_something_ends_the_wait(node: Node, monkeypatch: pyt
         os.close(writer)
 
 
-def test_an_outcome_that_could_not_be_written_is_written_later(node: Node) -> None:
+def test_an_outcome_that_could_not_be_written_is_written_later(node: KeptNode) -> None:
     """A full /run does not leave an old outcome behind for ever."""
     node.path(STATUS).parent.mkdir(parents=True, exist_ok=True)
     node.path(STATUS).mkdir()

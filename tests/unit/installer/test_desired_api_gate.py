@@ -13,14 +13,14 @@ from freehold_installer.desired.control_plane_context import ControlPlaneContext
 CLOSE = f"-/usr/sbin/nft -f {api_gate.RULES}"
 
 
-def unit(context: ControlPlaneContext, name: str) -> dict[str, str]:
-    """Return the [Service] section of a unit."""
+def unit(context: ControlPlaneContext, name: str, section: str = "Service") -> dict[str, str]:
+    """Return a section of a unit."""
     path = f"/etc/systemd/system/{name}.service"
     text = next(r.content for r in control_plane_resources(context) if isinstance(r, File) and r.path == path)
     parser = configparser.RawConfigParser(strict=False, delimiters=("=",), comment_prefixes=("#",))
     parser.optionxform = str  # type: ignore[assignment, method-assign]
     parser.read_string(text.decode())
-    return dict(parser["Service"])
+    return dict(parser[section])
 
 
 def test_it_is_closed_before_a_start_and_at_every_end() -> None:
@@ -34,6 +34,11 @@ def test_it_opens_when_the_api_is_ready() -> None:
     settings = unit(a_context(), "freehold-api-ready")
     assert settings["ExecStartPost"] == "-/usr/sbin/nft flush set inet freehold closed"
     assert "--server=https://127.0.0.1:6443" in settings["ExecStart"]
+
+
+def test_an_api_server_started_alone_opens_it_too() -> None:
+    """An operator stops and starts the API server by hand: who opens the gate is started with it."""
+    assert "freehold-api-ready.service" in unit(a_context(), "kube-apiserver", "Unit")["Wants"].split()
 
 
 def test_nothing_can_leave_it_closed() -> None:
