@@ -16,6 +16,7 @@ import urllib.parse
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
+from freehold_agent.contract import fitness
 from freehold_agent.contract.join_document import BootstrapCredential, JoinDocument
 from freehold_agent.errors import AgentError, BadRequest
 from freehold_agent.machine.https import pinned_context
@@ -29,6 +30,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
 LARGEST_SKEW = 240.0
 """Seconds between the clocks: certificates are backdated by five minutes."""
 LARGEST_ANSWER = 16 << 20
+MOST_ADDRESSES = 500
+"""Of this machine's own; with more it does not say them, and looks itself."""
 _NO_CHECK_TIME = 0x200000
 """X509_V_FLAG_NO_CHECK_TIME: chain and name are verified as ever, only the dates are not."""
 _NOT_YET_VALID, _EXPIRED = 9, 10
@@ -274,6 +277,9 @@ def request_body(
         body["addresses"] = list(addresses)
     if facts:
         body["facts"] = {name: facts[name] for name in ("architecture", "kernel", "python") if name in facts}
+        own = fitness.addresses(facts) if "interfaces" in facts else {}
+        if 0 < len(own) <= MOST_ADDRESSES:
+            body["facts"]["addresses"] = sorted(own)
     return body
 
 

@@ -179,6 +179,7 @@ def _settle(api: KubernetesApi, request: NodeRequest) -> Tuple[Object, NodeRecor
         bootstrap_id=previous.bootstrap_id if previous is not None else "",
         key=previous.key if same_join and previous is not None else "",
         credentials=previous.credentials if same_join and previous is not None else (),
+        source=previous.source if same_join and previous is not None else "",
     )
     node_record.write(api, record, stored)
     return node, record

@@ -46,6 +46,9 @@ class NodeRecord:
     """SHA-256 (hex) of the client certificates that this join gave, newest last; None: not known (a record of
     an earlier version), and then any certificate of the node's name counts."""
 
+    source: str = ""
+    """Where its machine was last seen to come from, when that is none of its addresses: NAT, or several networks."""
+
     def to_object(self, resource_version: str = "") -> Object:
         """Return the ConfigMap; with a resourceVersion a replacement fails if somebody was faster."""
         metadata: Object = {

@@ -1,8 +1,9 @@
 """The controller's configuration file: JSON written by the installer, with paths of credentials."""
 
 from dataclasses import dataclass, field
-from typing import Any, Mapping, Tuple
+from typing import Any, Mapping, Optional, Tuple
 
+from freehold_controller.dns_clients import DnsClientList
 from freehold_controller.dns_endpoints import DnsServer
 from freehold_controller.leader import Timings
 
@@ -27,6 +28,8 @@ class ControllerConfig:
     """Empty: CoreDNS is not ours, and neither are its endpoints."""
     dns_metrics: bool = False
     """Publish CoreDNS' port for metrics too."""
+    dns_clients: Optional[DnsClientList] = None
+    """None: no CoreDNS of ours runs on this machine."""
     single: bool = False
     """There is one control plane: a lease of any holder is taken at once."""
     volumes: bool = False
@@ -38,14 +41,15 @@ class ControllerConfig:
         """Return the configuration.
 
         Keys: `server`, `ca`, `certificate`, `key`, `identity`; optional `dns` (list of `node`, `address`,
-        `ready_url`), `dns_metrics`, `single`, `volumes`, `leader_election` (`lease`, `renew`, `retry`, in seconds).
-        Raises ConfigError.
+        `ready_url`), `dns_metrics`, `dns_clients` (`path`, `networks`), `single`, `volumes`, `leader_election`
+        (`lease`, `renew`, `retry`, in seconds). Raises ConfigError.
         """
         try:
             election = data.get("leader_election") or {}
             timings = Timings(**{name: float(value) for name, value in election.items()})
             if not 0 < timings.retry < timings.renew < timings.lease:
                 raise ConfigError("leader_election: it must be 0 < retry < renew < lease")
+            clients = data.get("dns_clients")
             return cls(
                 server=str(data["server"]),
                 ca=str(data["ca"]),
@@ -57,6 +61,9 @@ class ControllerConfig:
                     for entry in data.get("dns") or ()
                 ),
                 dns_metrics=bool(data.get("dns_metrics", False)),
+                dns_clients=(
+                    DnsClientList(str(clients["path"]), tuple(clients["networks"])) if clients else None
+                ),
                 single=bool(data.get("single", False)),
                 volumes=bool(data.get("volumes", False)),
                 timings=timings,

@@ -1,4 +1,5 @@
-"""Wire the controller together: election, then, while we lead, approver, DNS endpoints, node documents, volumes.
+"""Wire the controller together: the list of DNS clients; election, and while we lead approver, DNS endpoints, documents,
+volumes.
 
 Rights it needs, and no more (its role is in `freehold_bootstrap.rbac`):
 
@@ -30,6 +31,7 @@ from freehold_agent.machine.kubernetes_api import KubernetesApi
 from freehold_bootstrap import journal
 from freehold_controller.approver.approver import Approver
 from freehold_controller.config import ControllerConfig
+from freehold_controller.dns_clients import DnsClients
 from freehold_controller.dns_endpoints import DnsEndpoints
 from freehold_controller.leader import Leader
 from freehold_controller.node_documents import NodeDocuments
@@ -85,6 +87,14 @@ class Controller:
         election = Thread(target=self._campaign, args=(stop,), name="leader", daemon=True)
         self._life.beat("leader")
         election.start()
+        if self._config.dns_clients:
+            clients = DnsClients(self._api, self._config.dns_clients)
+            Thread(
+                target=self._task,
+                args=("dns-clients", stop, lambda: clients.run(stop)),
+                name="dns-clients",
+                daemon=True,
+            ).start()
         systemd.notify("READY=1\nSTATUS=waiting to lead")
         pause = _watchdog_seconds() / 2 or 3600.0
         while not stop.wait(pause):

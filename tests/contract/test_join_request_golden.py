@@ -22,11 +22,18 @@ GOLDEN: Dict[str, Any] = json.loads(
 
 
 def test_an_agent_asks_like_that() -> None:
-    """Of a machine's facts only three go over the wire; an address only when one was given."""
+    """Of a machine's facts only three go over the wire, and what its interfaces have; one asked for only if given."""
     asked = GOLDEN["request"]
     facts = {**asked["facts"], "machine_id": "secret enough", "routes": []}
     assert request_body("w2", asked["claim"], asked["addresses"], facts) == asked
     assert request_body("w2", "c") == {"node": "w2", "claim": "c"}
+    facts["interfaces"] = [
+        {"name": "lo", "addresses": ["127.0.0.1/8"]},
+        {"name": "eth0", "addresses": ["10.0.0.3/24"]},
+    ]
+    said = request_body("w2", asked["claim"], asked["addresses"], facts)
+    assert said == {**asked, "facts": {**asked["facts"], "addresses": ["10.0.0.3"]}}
+    assert JoinRequest.from_json(json.dumps(said).encode()).own == ("10.0.0.3",)
 
 
 def test_a_service_understands_it() -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from tests.support import volumes
 from tests.support.api_from_machine import ApiFromMachine
 from tests.support.cluster import Cluster
@@ -27,10 +26,9 @@ from tests.support.node_rights import (
 )
 from tests.support.paste_on_machine import Pasted, paste
 from tests.support.secrets_of_cluster import traces
+from tests.support.spare_machine import AGENT, taken_out
 
 from freehold_agent.contract import paths
-
-AGENT = f"python3 -I {paths.AGENT_ZIPAPP}"
 
 Make = Callable[..., dict[str, Any]]
 
@@ -44,22 +42,8 @@ def spare(cluster: Cluster) -> str:
 @pytest.fixture(scope="module")
 def smaller(cluster: Cluster, spare: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An inventory without that machine, which has nothing of freehold on it; it comes back at the end."""
-    said = cluster.freehold("reset", "--machine", spare, "--yes")
-    assert not said.failed, str(said)
-    inventory = cluster.lab.inventory()
-    del inventory["hosts"][spare]
-    path = tmp_path_factory.mktemp("inventory") / "smaller.yaml"
-    path.write_text(yaml.safe_dump(inventory, sort_keys=False), encoding="utf-8")
-    said = cluster.freehold(
-        "apply", "--yes", inventory=path
-    )  # the DNS server answers machines of the inventory
-    assert not said.failed, str(said)
-    yield path
-    cluster.freehold("node", "remove", spare, "--no-drain", "--yes", inventory=path)
-    cluster.run(spare, f"test ! -e {paths.AGENT_ZIPAPP} || {AGENT} leave --yes", timeout=120)
-    said = cluster.freehold("apply", "--yes")
-    assert not said.failed, str(said)
-    cluster.load_images()
+    with taken_out(cluster, spare, tmp_path_factory.mktemp("inventory")) as path:
+        yield path
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ CONTENTS: Dict[str, Tuple[str, ...]] = {
     paths.OPT: ("current", "releases", "store", "freehold-services.pyz"),
     paths.RUN: ("agent.json", "join.json"),
     # The records last: without them a killed run could not be finished.
-    paths.STATE: ("volumes", "volume-plugins", "volumes.json", "hashes.json", "records"),
+    paths.STATE: ("volumes", "volume-plugins", "volumes.json", "hashes.json", "controller", "records"),
 }
 """Names that our programs make there (patterns as a shell has them), in the order of their removal."""
 LINKS_OF_OURS = frozenset(("/var/log/containers", paths.OPT))

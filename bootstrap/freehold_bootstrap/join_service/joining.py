@@ -4,11 +4,12 @@ Each refusal has its own reason and one plain sentence; none says whether an unk
 no HTTP.
 """
 
+import contextlib
 import hashlib
 import ipaddress
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any, Callable, Mapping, Optional, Tuple, TypeVar
 
@@ -19,10 +20,12 @@ from freehold_bootstrap import node_admission, node_record, tokens, volume_recor
 from freehold_bootstrap.cluster_settings import ClusterSettings
 from freehold_bootstrap.errors import AdmissionTimeout, BootstrapError, Refused
 from freehold_bootstrap.identities import NAMESPACE
+from freehold_bootstrap.join_service.addresses import addresses_of, canonical
 from freehold_bootstrap.join_service.audit import REFUSED, Audit
 from freehold_bootstrap.join_service.failure_limit import FailureLimit
 from freehold_bootstrap.join_service.known_tokens import KnownTokens
 from freehold_bootstrap.node_admission import NodeRequest
+from freehold_bootstrap.node_record import NodeRecord
 from freehold_bootstrap.tokens import JOIN_TOKENS, JoinTokenRecord
 
 SETTINGS = "/api/v1/namespaces/" + NAMESPACE + "/configmaps/cluster-settings"
@@ -44,6 +47,8 @@ class JoinRequest:
     """Empty: those of the token, or the one it comes from."""
     claim: str = ""
     """Something that stays the same when it tries again, and that others do not have."""
+    own: Tuple[str, ...] = ()
+    """Addresses of its interfaces; empty: it does not say."""
 
     @classmethod
     def from_json(cls, body: bytes) -> "JoinRequest":
@@ -52,7 +57,8 @@ class JoinRequest:
             data = json.loads(body)
             facts = data.get("facts") or {}
             claim = data.get("claim") or facts.get("machine_id") or ""
-            request = cls(data["node"], tuple(data.get("addresses") or ()), claim)
+            own = tuple(str(ipaddress.ip_address(address)) for address in facts.get("addresses") or ())
+            request = cls(data["node"], tuple(data.get("addresses") or ()), claim, own)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise Refused("bad-request", "the request is not a join: {node, addresses, facts}") from None
         texts = (request.node, request.claim, *request.addresses)
@@ -88,7 +94,7 @@ class Joining:
         record = self._claimed(token, request, source)
         wanted = NodeRequest(
             name=record.node,
-            addresses=self._addresses(record, request, source),
+            addresses=_addresses(record, request, source),
             labels=record.labels,
             taints=record.taints,
             control_plane=record.control_plane,
@@ -120,11 +126,11 @@ class Joining:
         """Keep what a node says about its volumes, for the controller. Raises ApiError, OSError."""
         volume_records.store_report(self._api, node, report)
 
-    def is_member(self, node: str, credential: str, fresh: bool) -> bool:
+    def is_member(self, node: str, credential: str, fresh: bool, source: str) -> bool:
         """Tell whether a certificate (its fingerprint) is that of a node which exists.
 
-        `fresh`: it was issued minutes ago. Raises AdmissionTimeout while the controller may still be writing it
-        down, ApiError, OSError.
+        `fresh`: it was issued minutes ago. Where a member comes from (`source`) is written down. Raises
+        AdmissionTimeout while the controller may still be writing it down, ApiError, OSError.
         """
         try:
             found = self._api.get(node_admission.NODES + "/" + node)
@@ -141,10 +147,22 @@ class Joining:
             time.sleep(_PAUSE)
             record = node_record.read(self._api, node)
         if record is not None and record.knows(credential):
+            self._note_source(record, source)
             return True
         if fresh:
             raise AdmissionTimeout("this certificate is not known yet")
         return False
+
+    def _note_source(self, record: NodeRecord, source: str) -> None:
+        """Write down where a node comes from if that is news: who may ask DNS is derived from it."""
+        own = {canonical(address) for address in record.addresses}
+        seen = "" if canonical(source) in own else source
+        if seen == record.source:
+            return
+        stored = node_record.read_object(self._api, record.node)
+        if stored is not None and NodeRecord.from_object(stored) == record:
+            with contextlib.suppress(Conflict):  # it asks again before long
+                node_record.write(self._api, replace(record, source=seen), stored)
 
     def release(self) -> None:
         """Close this thread's connection to the API server: a thousand long polls are not to hold one each."""
@@ -217,20 +235,7 @@ class Joining:
         # The claim is no secret (clones of a machine share its ids), so the address has to be the same, too.
         if record.claim and (record.claim, record.claimed_from) != (claim, source):
             raise Refused("used", "this join token was used by another machine", hint=_NEW_ONE)
-        self._addresses(record, request, source)
-
-    def _addresses(self, record: JoinTokenRecord, request: JoinRequest, source: str) -> Tuple[str, ...]:
-        """Return the node's addresses: the operator's, else the one we see. Others are refused."""
-        allowed = record.addresses or (record.claimed_from or source,)
-        known = {_canonical(address) for address in allowed}
-        foreign = [address for address in request.addresses if _canonical(address) not in known]
-        if foreign:
-            raise Refused(
-                "address-not-allowed",
-                "{!r} is not an address this token admits ({})".format(foreign[0][:80], ", ".join(allowed)),
-                hint="name it with `freehold token create --address`",
-            )
-        return allowed
+        _addresses(record, request, source)
 
     def _admitted(self, record: JoinTokenRecord, source: str, admission: Callable[[], T]) -> T:
         try:
@@ -248,8 +253,5 @@ class Joining:
             raise AdmissionTimeout("the cluster's settings are not there yet") from error
 
 
-def _canonical(address: str) -> str:
-    try:
-        return str(ipaddress.ip_address(address))
-    except ValueError:
-        return address
+def _addresses(record: JoinTokenRecord, request: JoinRequest, source: str) -> Tuple[str, ...]:
+    return addresses_of(record.addresses, record.claimed_from or source, request.addresses, request.own)

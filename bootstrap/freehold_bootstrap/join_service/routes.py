@@ -154,7 +154,7 @@ class Routes:
     def _require_member(self, exchange: Exchange, name: str) -> None:
         """Raise Refused for a node that was removed: its certificate is valid for days to come."""
         member = self._joining.is_member(
-            name, exchange.fingerprint(), exchange.certificate_age() < KNOWN_AFTER
+            name, exchange.fingerprint(), exchange.certificate_age() < KNOWN_AFTER, exchange.source
         )
         self._joining.release()  # a long poll may follow
         if not member:

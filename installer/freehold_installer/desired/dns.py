@@ -1,7 +1,7 @@
 """CoreDNS as a unit on the control plane, and the Service that leads pods to it.
 
-It listens on port 1053 of the machine's own address, for pod and node networks only; freehold-controller keeps
-the EndpointSlice behind the Service.
+It listens on port 1053 of the machine's own address, for pods, the machine's own network and nodes only;
+freehold-controller keeps the list of nodes elsewhere, and the EndpointSlice behind the Service.
 """
 
 import ipaddress
@@ -54,14 +54,17 @@ def unit(context: ControlPlaneContext) -> list[Resource]:
 def corefile(context: ControlPlaneContext) -> str:
     """Return the Corefile: cluster names from the API, everything else from the machine's own resolver."""
     networking = context.inventory.config.networking
-    allowed = [str(networking.pod_cidr), *_networks_of(context)]
     lines = [
         f".:{paths.DNS_PORT} {{",
         f"    bind {context.address}",
         "    errors",
         f"    ready {context.address}:{ports.DNS_READY}",
+        # For the list of nodes; CoreDNS takes no shorter interval.
+        "    reload 2s 1s",
         "    acl {",
-        f"        allow net {' '.join(allowed)}",
+        f"        allow net {' '.join(networks(context))}",
+        # A pattern: that the file is not there yet is no fault then.
+        f"        import {paths.DNS_CLIENTS}*",
         "        block",
         "    }",
         f"    kubernetes {networking.cluster_domain} in-addr.arpa ip6.arpa {{",
@@ -79,17 +82,14 @@ def corefile(context: ControlPlaneContext) -> str:
     return "\n".join(lines)
 
 
-def _networks_of(context: ControlPlaneContext) -> list[str]:
-    """Return the networks of the machine's own interfaces and the addresses of all hosts of the inventory."""
-    networks = {"127.0.0.0/8"}
+def networks(context: ControlPlaneContext) -> list[str]:
+    """Return whom CoreDNS answers before it knows a node: pods, and the network of the machine's own address."""
+    found = {"127.0.0.0/8", str(ipaddress.ip_network(context.address))}
     for interface in context.facts.get("interfaces", []):
-        for address in interface.get("addresses", []):
-            network = ipaddress.ip_interface(address).network
-            if context.address in {str(ipaddress.ip_interface(a).ip) for a in interface["addresses"]}:
-                networks.add(str(network))
-    for host in context.inventory.hosts.values():
-        networks.add(str(ipaddress.ip_network(host.internal_address)))
-    return sorted(networks)
+        for address in map(ipaddress.ip_interface, interface.get("addresses", [])):
+            if str(address.ip) == context.address:
+                found.add(str(address.network))
+    return [str(context.inventory.config.networking.pod_cidr), *sorted(found)]
 
 
 SLICES_OF_PODS = (

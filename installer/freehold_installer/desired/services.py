@@ -10,6 +10,7 @@ from typing import Any
 from freehold_agent.contract import paths, ports
 from freehold_agent.contract.resources import File, Resource, User
 from freehold_agent.contract.unit_file import service
+from freehold_installer.desired import dns
 from freehold_installer.desired.control_plane_context import ControlPlaneContext, directory
 
 
@@ -27,6 +28,8 @@ def prerequisites(context: ControlPlaneContext) -> list[Resource]:
                 context.pki_file(f"{pair}.key", f"{folder}/{pair}.key", owner=user, group=user),
             ]
         resources.append(File(f"{paths.ETC}/{name}.json", _config(context, name)))
+        if name == "controller":
+            resources.append(directory(paths.CONTROLLER_STATE, 0o755, user, user))
     return resources
 
 
@@ -123,6 +126,7 @@ def _config(context: ControlPlaneContext, name: str) -> bytes:
             "pod_cidrs": [str(context.inventory.config.networking.pod_cidr)],
         }
     else:
+        embedded = context.inventory.config.control_plane.coredns.embedded
         settings = {
             "server": context.api_server,
             "certificate": f"{folder}/freehold-controller.crt",
@@ -137,7 +141,10 @@ def _config(context: ControlPlaneContext, name: str) -> bytes:
                     "ready_url": f"http://{host.internal_address}:{ports.DNS_READY}/ready",
                 }
                 for host in context.inventory.control_planes
-                if context.inventory.config.control_plane.coredns.embedded
+                if embedded
             ],
+            "dns_clients": (
+                {"path": paths.DNS_CLIENTS, "networks": dns.networks(context)} if embedded else None
+            ),
         }
     return (json.dumps({**common, **settings}, indent=1, sort_keys=True) + "\n").encode()

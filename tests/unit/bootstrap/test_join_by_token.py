@@ -14,6 +14,7 @@ from tests.support.fake_kubernetes import FakeKubernetes, gives_pod_cidrs, goes_
 from tests.support.joining_machine import JoiningMachine
 from tests.support.served import Served
 
+from freehold_agent import join_client
 from freehold_agent import join_node as join_node_module
 from freehold_agent.contract import paths
 from freehold_agent.contract.artifacts import Manifest
@@ -272,11 +273,28 @@ def test_a_control_plane_that_is_not_ready_is_waited_for(cluster: Cluster, machi
 
 
 def test_an_address_of_another_machine(cluster: Cluster, machine: JoiningMachine) -> None:
-    """Behind NAT the service sees an address that this machine does not have: it says which it has."""
+    """Told another, or behind NAT and told nothing, it hears which it has, and no Node is begun."""
+    for told, said in ((("10.73.0.99",), "the token names"), ((), "behind NAT")):
+        token = cluster.token(addresses=told)
+        with pytest.raises(Refused) as caught:
+            machine.join(cluster.wish(), token)
+        assert caught.value.reason == "address-not-here"
+        assert said in caught.value.message
+        assert ADDRESS in caught.value.message
+        assert "token create --address" in caught.value.message
+    assert cluster.api.paths("/api/v1/nodes") == []
+    assert machine.texts() == {}
+    machine.join(cluster.wish(), cluster.token())
+
+
+def test_a_machine_that_says_nothing_of_its_addresses(
+    cluster: Cluster, machine: JoiningMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older agent, or one with too many: it looks itself, once it has been admitted."""
+    monkeypatch.setattr(join_client, "MOST_ADDRESSES", 0)
     with pytest.raises(Unfit) as caught:
         machine.join(cluster.wish(), cluster.token(addresses=("10.73.0.99",)))
     assert ADDRESS in caught.value.hint
-    assert "token create --address" in caught.value.hint
 
 
 def test_networks_that_this_machine_uses(cluster: Cluster, machine: JoiningMachine) -> None:

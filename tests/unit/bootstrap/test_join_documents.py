@@ -5,7 +5,7 @@ import threading
 from typing import Any, Callable, List, Optional
 
 import pytest
-from tests.support.join_house import House
+from tests.support.join_house import ADDRESS, House
 from tests.support.served import Answer, Client, Served
 
 from freehold_agent.contract.join_document import JoinDocument
@@ -120,11 +120,33 @@ def test_the_certificate_of_an_earlier_machine(joined: House, node_certificate: 
     certificate = node_certificate("system:node:w1")
     knows(joined, ("another",))
     assert (document(joined, certificate).status, document(joined, certificate).reason) == (503, "not-ready")
-    assert not joined.joining.is_member("w1", "old", fresh=False)
-    assert joined.joining.is_member("w1", "another", fresh=False)
+    assert not joined.joining.is_member("w1", "old", fresh=False, source=ADDRESS)
+    assert joined.joining.is_member("w1", "another", fresh=False, source=ADDRESS)
     joined.api.delete("/api/v1/nodes/w1")
     joined.api.add("/api/v1/nodes/w1", {"metadata": {"name": "w1"}})
-    assert not joined.joining.is_member("w1", "another", fresh=True), "a namesake that nobody admitted"
+    assert not joined.joining.is_member("w1", "another", fresh=True, source=ADDRESS), (
+        "a namesake that nobody admitted"
+    )
+
+
+def test_where_a_node_comes_from_is_written_down(joined: House, node_certificate: Any) -> None:
+    """Another address than its own is noted once, and forgotten when it comes from its own; a stranger's is not."""
+    certificate = node_certificate("system:node:w1")
+
+    def noted() -> str:
+        record = node_record.read(joined.api, "w1")
+        assert record is not None
+        return record.source
+
+    assert document(joined, node_certificate("system:node:w1", group="freehold:admins")).status == 403
+    assert noted() == ""
+    assert document(joined, certificate).status == 200
+    assert noted() == "127.0.0.1"
+    writes = [call for call in joined.api.calls if call[0] == "replace"]
+    assert document(joined, certificate).status == 200
+    assert [call for call in joined.api.calls if call[0] == "replace"] == writes
+    assert joined.joining.is_member("w1", "any", fresh=False, source=ADDRESS)
+    assert noted() == ""
 
 
 def test_a_watch_that_breaks_off_in_the_middle_of_a_line(house: House) -> None:

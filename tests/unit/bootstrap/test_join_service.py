@@ -187,6 +187,8 @@ def test_addresses(house: House) -> None:
         b'{"node": "w1", "addresses": [1]}',
         b'{"node": "w1", "addresses": {"a": 1}}' * 2,
         b'{"node": "w1", "facts": 3}',
+        b'{"node": "w1", "facts": {"addresses": ["here"]}}',
+        b'{"node": "w1", "facts": {"addresses": 7}}',
         b'{"node": "w1", "claim": {"a": 1}}',
         b'{"node": "w1", "claim": "\\ud800"}',
         b'{"node": "w1", "claim": "a\\u0000b"}',

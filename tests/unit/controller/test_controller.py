@@ -12,7 +12,7 @@ from tests.support.fake_kubernetes import FakeKubernetes
 
 from freehold_bootstrap import journal
 from freehold_controller import __main__ as entry
-from freehold_controller import controller
+from freehold_controller import controller, dns_clients
 from freehold_controller.config import ConfigError, ControllerConfig
 from freehold_controller.controller import Controller, SignsOfLife
 from freehold_controller.dns_endpoints import SLICES, DnsServer
@@ -80,6 +80,32 @@ def test_leads_works_and_steps_down(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         assert not runner.is_alive()
     (lease,) = [api.objects[path] for path in api.paths("/apis/coordination.k8s.io")]
     assert lease["spec"]["holderIdentity"] == ""
+
+
+class NeverLeads(FakeKubernetes):
+    """An API that lets nobody have a lease."""
+
+    def get(self, path: str) -> Dict[str, Any]:
+        raise ConnectionRefusedError(path)
+
+
+def test_dns_clients_are_kept_without_the_lead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each control plane's CoreDNS reads a file of that machine, whoever leads."""
+    monkeypatch.setattr(dns_clients, "INTERVAL", 0.01)
+    monkeypatch.setattr(controller, "_RESTART_SECONDS", 0.01)
+    path, stop = tmp_path / "dns-clients.acl", Event()
+    wanted = {"path": str(path), "networks": ["10.73.0.0/24"]}
+    config = ControllerConfig.from_json({**DATA, "dns_clients": wanted})
+    runner = Thread(target=Controller(config, FakeKubernetes(), NeverLeads()).run, args=(stop,), daemon=True)
+    runner.start()
+    pause = Event()
+    for _ in range(2000):
+        if path.exists():
+            break
+        pause.wait(0.01)
+    stop.set()
+    runner.join(20)
+    assert path.read_bytes() == dns_clients.acl_lines(())
 
 
 def test_a_silent_loop_is_noticed() -> None:

@@ -56,6 +56,22 @@ def test_a_control_plane_that_is_no_node_keeps_routes_to_pods() -> None:
     assert [server["node"] for server in dns] == [""]
 
 
+def test_dns_answers_pods_its_own_network_and_listed_nodes() -> None:
+    """No other machine of the inventory stands in the Corefile: one more changes no control plane. Neighbours at
+    another address of its interface are strangers."""
+    more = INVENTORY.replace("}}", "}, w1: {address: 10.9.9.9, roles: [worker]}}")
+    interfaces = [{"name": "eth0", "addresses": ["203.0.113.5/24", "10.73.0.11/24"]}]
+    resources = control_plane_resources(a_context(loads(more), interfaces=interfaces))
+    corefile = files(resources)["/etc/freehold/coredns/Corefile"].content.decode()
+    allowed = "10.244.0.0/16 10.73.0.0/24 10.73.0.11/32 127.0.0.0/8"
+    acl = ["acl {", f"allow net {allowed}", f"import {paths.DNS_CLIENTS}*", "block", "}"]
+    assert "\n".join(acl) in "\n".join(line.strip() for line in corefile.splitlines())
+    settings = json.loads(files(resources)["/etc/freehold/controller.json"].content)
+    assert settings["dns_clients"] == {"path": paths.DNS_CLIENTS, "networks": allowed.split()}
+    directory = Directory(paths.CONTROLLER_STATE, 0o755, "freehold-controller", "freehold-controller")
+    assert directory in resources
+
+
 def test_a_control_plane_that_is_a_node_keeps_no_routes(resources: list[Resource]) -> None:
     """flannel does."""
     assert not any("pod-routes" in path for path in files(resources))

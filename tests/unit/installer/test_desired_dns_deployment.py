@@ -98,7 +98,7 @@ def test_quantities_are_written_as_kubernetes_returns_them(
 
 
 def test_the_control_plane_has_none_of_it() -> None:
-    """No unit, user, credential or port, and the controller keeps no endpoints."""
+    """No unit, user, credential or port, and the controller keeps neither endpoints nor a list of clients."""
     inventory = loads(IN_PODS)
     resources = control_plane_resources(a_context(inventory))
     made = {r.name for r in resources if isinstance(r, (Directory, File, Unit, User))}
@@ -107,6 +107,7 @@ def test_the_control_plane_has_none_of_it() -> None:
     assert "bin/coredns" in release.unwanted(inventory.config)
     (config,) = [r for r in resources if isinstance(r, File) and r.path == "/etc/freehold/controller.json"]
     assert json.loads(config.content)["dns"] == []
+    assert json.loads(config.content)["dns_clients"] is None
     assert "coredns" not in report.units_of(inventory, "cp1")
     # Issued it is all the same: with a certificate to issue, a plan could not look at the API.
     assert trust.requests_for(inventory) == trust.requests_for(loads(INVENTORY))
