@@ -21,6 +21,7 @@ from freehold_agent.contract.resources import (
     Unit,
     key_of,
 )
+from freehold_agent.desired.network import BRIDGE
 from freehold_agent.store import path_of
 
 INVOCATIONS = "/run/systemd/units/invocation:"
@@ -52,6 +53,8 @@ class Glance:
             for route in self._routes:
                 found[key_of(route)] = (_network(route.destination), route.device) in present
         found["/run"] = run_is_full(self._root)
+        # Another one of this name is another bridge.
+        found[BRIDGE] = _text(self._root + "/sys/class/net/" + BRIDGE + "/ifindex")
         return found
 
     def _mark(self, resource: Resource) -> Optional[Callable[[], Any]]:

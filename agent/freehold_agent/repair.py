@@ -9,12 +9,14 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set
 
+from freehold_agent import bridge
 from freehold_agent.contract import fitness, paths
 from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.contract.resources import Artifact, Change, Resource, Unit, key_of
 from freehold_agent.converge import Deliverer, Summary, converge
 from freehold_agent.desired import ROLE, desired_node
 from freehold_agent.desired.machine import interface_of
+from freehold_agent.desired.network import BRIDGE
 from freehold_agent.errors import AgentError, DeliveryFailed, StepFailed
 from freehold_agent.facts import gather
 from freehold_agent.health import Health
@@ -91,11 +93,27 @@ def repair(
         resources = desired_node(document, facts)
         if prepare is not None:
             _mark_stale(host, resources, prepare(document, resources))
-        with _fetching(document) as deliver:
-            changes = _converge_what_can_be(host, resources, deliver, progress)
+        try:
+            with _fetching(document) as deliver:
+                changes = _converge_what_can_be(host, resources, deliver, progress)
+        finally:
+            # Also when a step failed: a pod without the bridge reaches nobody.
+            joined = _join_pods_again(host, document, progress)
         # An apply that was killed may have left bytes that are not durable yet; mostly there are none.
         HashCache(host.root + paths.HASHES).settle()
-        return changes
+        return changes + joined
+
+
+def _join_pods_again(
+    host: Host, document: JoinDocument, progress: Callable[[Dict[str, Any]], None]
+) -> List[Change]:
+    """Put back the bridge of the pods, which is no resource: it comes with the first of them."""
+    links = bridge.join_pods_again(root=host.root) if document.network.flannel else []
+    if not links:
+        return []
+    change = Change(bridge.KEY, "update", None, {"links": links}, "{} for {} pods".format(BRIDGE, len(links)))
+    progress({"event": "change", **change.to_json(), "state": "done"})
+    return [change]
 
 
 def _mark_stale(host: Host, resources: Sequence[Resource], units: Mapping[str, List[str]]) -> None:

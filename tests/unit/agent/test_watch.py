@@ -105,11 +105,12 @@ def test_a_glance_sees_nothing_where_nothing_changes(machine: Machine) -> None:
         lambda m: m.path(WANTS + "kubelet.service").unlink(),
         lambda m: m.path(INVOCATIONS + "kubelet.service").unlink(),
         lambda m: m.runs("kubelet.service", "2"),
+        lambda m: m.write("/sys/class/net/cni0/ifindex", "9\n"),
     ],
-    ids=range(13),
+    ids=range(14),
 )
 def test_a_glance_sees_each_injury(machine: Machine, injure: Any) -> None:
-    """Whatever is done to a file, link, directory, program, setting, route or unit makes another stamp."""
+    """Whatever is done to a file, link, directory, program, setting, route, unit or bridge makes another stamp."""
     seen = Glance(RESOURCES, str(machine.root))
     before = seen.stamp()
     injure(machine)
@@ -141,10 +142,12 @@ class Kernel:
         self.machine = machine
         self.number = 1
         self.rules: netfilter.Chains = {
-            ("ip", "kube-proxy"): {"nat-prerouting": 1},
+            ("ip", "kube-proxy"): {"nat-prerouting": 1, "services": None, "service-2QR-ns/echo/tcp/": None},
             ("ip", "flannel-ipv4"): {"postrtg": 6, "forward": 2},
             ("ip6", "flannel-ipv6"): {},
+            ("ip", "of-others"): {"input": 1},
         }
+        self.services = 3
         self.images = [PAUSE]
         self.clock = 0.0
         self.asked = 0
@@ -168,12 +171,19 @@ class Kernel:
             effects.Host(
                 generation=lambda: self.number,
                 chains=lambda: self.rules,
+                rules=self._count,
                 run=self._run,
                 now=lambda: self.clock,
                 sleep=lambda _seconds: None,
                 root=str(machine.root),
             ),
         )
+
+    def _count(self, _family: str, table: str, chain: str) -> int:
+        assert (table, chain) == ("kube-proxy", "services"), (
+            "nobody counts what comes and goes with a Service"
+        )
+        return self.services
 
     def _run(self, _command: Any, **_options: Any) -> str:
         self.asked += 1
@@ -198,6 +208,23 @@ def test_rules_that_were_flushed_are_lost_at_once(kernel: Kernel) -> None:
     kernel.effects.lost()
     kernel.rules, kernel.number = {**kernel.rules, ("ip", "kube-proxy"): {"nat-prerouting": 0}}, 2
     assert kernel.effects.lost() == {KUBE_PROXY: ["table ip kube-proxy"]}
+    assert kernel.effects.lost() == {}
+
+
+def test_a_single_rule_is_lost_at_once(kernel: Kernel) -> None:
+    """One less than this run had, in a base chain or in another that stays; more are none, nor those of others."""
+    assert kernel.effects.lost() == {}
+    kernel.rules, kernel.number = {**kernel.rules, ("ip", "flannel-ipv4"): {"postrtg": 5, "forward": 2}}, 2
+    kernel.services = 2
+    assert kernel.effects.lost() == {
+        KUBE_PROXY: ["table ip kube-proxy chain services rule 3"],
+        effects.FLANNEL: ["table ip flannel-ipv4 chain postrtg rule 6"],
+    }
+    for unit in (KUBE_PROXY, effects.FLANNEL):
+        kernel.machine.runs(unit, "2")
+    assert kernel.effects.lost() == {}, "another run may make fewer"
+    kernel.rules, kernel.number = {**kernel.rules, ("ip", "of-others"): {"input": 0}}, 3
+    kernel.services = 4
     assert kernel.effects.lost() == {}
 
 
