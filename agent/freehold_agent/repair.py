@@ -19,6 +19,7 @@ from freehold_agent.desired.machine import interface_of
 from freehold_agent.desired.network import BRIDGE
 from freehold_agent.errors import AgentError, DeliveryFailed, StepFailed
 from freehold_agent.facts import gather
+from freehold_agent.fetch import Fetcher
 from freehold_agent.health import Health
 from freehold_agent.machine import files
 from freehold_agent.machine.lock import converge_lock
@@ -203,37 +204,12 @@ def read_document(root: str = "") -> JoinDocument:
         ) from None
 
 
-class _LateFetcher:
-    """Begins to fetch once something is missing. Mostly nothing is, and the modules for it are a megabyte."""
-
-    def __init__(self, document: JoinDocument) -> None:
-        self._document = document
-        self._fetcher: Any = None
-
-    def announce(self, artifacts: Sequence[Artifact]) -> None:
-        self._made().announce(artifacts)
-
-    def __call__(self, artifact: Artifact) -> None:
-        self._made()(artifact)
-
-    def close(self) -> None:
-        if self._fetcher is not None:
-            self._fetcher.close()
-
-    def _made(self) -> Any:
-        if self._fetcher is None:
-            from freehold_agent.fetch import Fetcher
-
-            self._fetcher = Fetcher(self._document.artifact_endpoints, self._document.ca_pem)
-        return self._fetcher
-
-
 @contextlib.contextmanager
 def _fetching(document: JoinDocument) -> Iterator[Deliverer]:
     if not document.artifact_endpoints:
         yield _no_source
         return
-    fetcher = _LateFetcher(document)
+    fetcher = Fetcher(document.artifact_endpoints, document.ca_pem)
     try:
         yield fetcher
     finally:

@@ -35,15 +35,7 @@ def agent_resources(document: JoinDocument, facts: Mapping[str, Any]) -> List[Re
     return service(
         UNIT,
         description="freehold agent: keeps this node as its document says",
-        command=[
-            facts.get("python_executable", "/usr/bin/python3"),
-            "-I",
-            # A third of a megabyte less: the column of each instruction, for marks in tracebacks.
-            "-X",
-            "no_debug_ranges",
-            paths.AGENT_ZIPAPP,
-            "run",
-        ],
+        command=[facts.get("python_executable", "/usr/bin/python3"), "-I", paths.AGENT_ZIPAPP, "run"],
         # The document is read again at each round: it is no input.
         inputs=[digests_of(document.manifest, AGENT_ENTRY)],
         slice_name=paths.NODE_SLICE,
