@@ -46,7 +46,7 @@ class Host:
     """What is asked of the machine; tests put their own in its place."""
 
     generation: Callable[[], Optional[int]] = netfilter.generation
-    chains: Callable[[], netfilter.Chains] = netfilter.chains
+    chains: Callable[[Callable[[str], bool]], netfilter.Chains] = netfilter.chains
     rules: Callable[[str, str, str], int] = netfilter.rules
     run: Callable[..., str] = run
     now: Callable[[], float] = time.monotonic
@@ -144,7 +144,7 @@ class Effects:
         return self._rules
 
     def _asked(self) -> Iterator[str]:
-        for (family, table), chains in self._host.chains().items():
+        for (family, table), chains in self._host.chains(lambda name: OF_A_SERVICE not in name).items():
             base = [count for count in chains.values() if count is not None]
             # A table with a base chain that was flushed is as good as gone.
             if table not in KUBE_PROXY_TABLES + FLANNEL_TABLES or not (base and all(base)):
@@ -152,9 +152,8 @@ class Effects:
             name = "table {} {}".format(family, table)
             yield name
             for chain, count in chains.items():
-                if OF_A_SERVICE not in chain:
-                    rules = count if count is not None else self._host.rules(family, table, chain)
-                    yield from (_RULE.format(name, _CHAIN, chain, number) for number in range(1, rules + 1))
+                rules = count if count is not None else self._host.rules(family, table, chain)
+                yield from (_RULE.format(name, _CHAIN, chain, number) for number in range(1, rules + 1))
 
     def _links(self) -> Set[str]:
         """Return flannel's links, and whether each node it knows behind one still has its route."""

@@ -226,7 +226,8 @@ def full(cluster: Cluster, worker: str, kubectl: Kubectl) -> dict[str, float]:
     """A file and a unit, while nothing can be written to /run, which the Node has said by the end."""
     size = cluster.run(worker, "findmnt --noheadings --output SIZE --bytes /run").strip()
     fill = "dd if=/dev/zero of=/run/e2e-full bs=4096 status=none 2> /dev/null || true"
-    cluster.run(worker, f"mount -o remount,size=4M /run; {fill}")
+    used = "$(df --output=used --block-size=1 /run | tail --lines=1)"
+    cluster.run(worker, f"mount -o remount,size={used} /run; {fill}")
     try:
         seconds = _injured(cluster, worker, FULL)
         wait_for(lambda: "/run" in _condition(kubectl, worker)["message"], HEALED_WITHIN, "the condition")

@@ -5,7 +5,7 @@ Read only. A table's base chains are those the kernel runs packets through; one 
 
 import socket
 import struct
-from typing import Dict, Iterator, Optional, Tuple
+from typing import Callable, Dict, Iterator, Optional, Tuple
 
 FAMILIES = {"inet": 1, "ip": 2, "ip6": 10}
 _NETLINK_NETFILTER, _NF_TABLES = 12, 10
@@ -33,18 +33,23 @@ def generation() -> Optional[int]:
     return None
 
 
-def chains() -> Chains:
-    """Return the chains of all tables. Raises OSError where nftables cannot be asked."""
+def chains(wanted: Callable[[str], bool]) -> Chains:
+    """Return the chains of all tables, by the names that are `wanted`: there may be thousands of others.
+
+    Raises OSError where nftables cannot be asked.
+    """
     names = {number: name for name, number in FAMILIES.items()}
     found: Chains = {}
     for kind, family, body in _ask(_GETCHAIN, _REQUEST | _DUMP):
         if kind != _NEWCHAIN or family not in names:
             continue
         values = dict(_attributes(body))
-        table = found.setdefault((names[family], _text(values[_CHAIN_TABLE])), {})
-        # What the kernel counts are users: of a base chain its rules, of others the jumps to it as well.
-        users = struct.unpack(">I", values[_CHAIN_USE])[0]
-        table[_text(values[_CHAIN_NAME])] = users if _CHAIN_HOOK in values else None
+        name = _text(values[_CHAIN_NAME])
+        if wanted(name):
+            table = found.setdefault((names[family], _text(values[_CHAIN_TABLE])), {})
+            # What the kernel counts are users: of a base chain its rules, of others the jumps to it as well.
+            users = struct.unpack(">I", values[_CHAIN_USE])[0]
+            table[name] = users if _CHAIN_HOOK in values else None
     return found
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,7 @@ class Kernel:
             a_document(),
             effects.Host(
                 generation=lambda: self.number,
-                chains=lambda: self.rules,
+                chains=self._chains,
                 rules=self._count,
                 run=self._run,
                 now=lambda: self.clock,
@@ -178,6 +179,12 @@ class Kernel:
                 root=str(machine.root),
             ),
         )
+
+    def _chains(self, wanted: Callable[[str], bool]) -> netfilter.Chains:
+        return {
+            table: {name: count for name, count in chains.items() if wanted(name)}
+            for table, chains in self.rules.items()
+        }
 
     def _count(self, _family: str, table: str, chain: str) -> int:
         assert (table, chain) == ("kube-proxy", "services"), (
