@@ -15,6 +15,8 @@ from freehold_agent.machine.programs import run
 KEY = "bridge:" + BRIDGE
 RESULTS = "/var/lib/cni/results"
 LINKS = "/sys/class/net/"
+POD_LINK = "veth"
+"""How the names of the machine's ends of pods begin."""
 
 _Bridge = Tuple[str, List[str]]
 """Hardware address, and own addresses with prefix lengths."""
@@ -22,11 +24,10 @@ _Bridge = Tuple[str, List[str]]
 
 def join_pods_again(run: Callable[..., str] = run, root: str = "") -> List[str]:
     """Give links of pods that have lost their bridge one again; return their names. Raises ProgramFailed."""
-    lost: Dict[str, _Bridge] = {}
-    for link, bridge in _results(root):
-        place = root + LINKS + link
-        if os.path.exists(place) and not os.path.lexists(place + "/master"):
-            lost[link] = bridge
+    links = [name for name in _names(root + LINKS) if name.startswith(POD_LINK)]
+    free = {link for link in links if not os.path.lexists(root + LINKS + link + "/master")}
+    # Mostly there is none, and nothing has to be read.
+    lost = {link: bridge for link, bridge in _results(root) if link in free} if free else {}
     if not lost:
         return []
     address, gateways = next(iter(lost.values()))
@@ -44,10 +45,7 @@ def join_pods_again(run: Callable[..., str] = run, root: str = "") -> List[str]:
 
 def _results(root: str) -> Iterator[Tuple[str, _Bridge]]:
     """Yield the machine's link of each pod, with the bridge that it was made for."""
-    names = []
-    with contextlib.suppress(OSError):
-        names = sorted(os.listdir(root + RESULTS))
-    for name in names:
+    for name in _names(root + RESULTS):
         # Of another network: none of ours. Half written: whole in a minute.
         if name.startswith(CNI_NETWORK + "-"):
             with contextlib.suppress(OSError, ValueError, KeyError):
@@ -56,3 +54,10 @@ def _results(root: str) -> Iterator[Tuple[str, _Bridge]]:
                 bridge, link, _inside = result["interfaces"]
                 gateways = [ip["gateway"] + "/" + ip["address"].partition("/")[2] for ip in result["ips"]]
                 yield link["name"], (bridge["mac"], gateways)
+
+
+def _names(path: str) -> List[str]:
+    try:
+        return sorted(os.listdir(path))
+    except OSError:
+        return []

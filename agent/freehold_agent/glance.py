@@ -104,6 +104,8 @@ def routes(root: str = "") -> Dict[Tuple[Any, str], str]:
             network = ipaddress.ip_network((where, prefix), strict=False)
             found[network, fields[0]] = str(ipaddress.ip_address(gateway))
     for fields in _lines(root + "/proc/net/ipv6_route"):
+        if fields[9].startswith("veth"):  # three of each pod, none of ours
+            continue
         network6 = ipaddress.ip_network((bytes.fromhex(fields[0]), int(fields[1], 16)), strict=False)
         found[network6, fields[9]] = str(ipaddress.ip_address(bytes.fromhex(fields[4])))
     return found
