@@ -7,7 +7,7 @@ touched, and only those that have no bridge. A pod that is just being made has n
 import contextlib
 import json
 import os
-from typing import Callable, Dict, Iterator, List, Tuple
+from typing import Callable, Iterator, List, Tuple
 
 from freehold_agent.desired.network import BRIDGE, CNI_NETWORK
 from freehold_agent.machine.programs import run
@@ -48,7 +48,7 @@ def _results(root: str) -> Iterator[Tuple[str, _Bridge]]:
     for name in _names(root + RESULTS):
         # Of another network: none of ours. Half written: whole in a minute.
         if name.startswith(CNI_NETWORK + "-"):
-            with contextlib.suppress(OSError, ValueError, KeyError):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 with open(root + RESULTS + "/" + name, encoding="utf-8") as stream:
                     result = json.load(stream)["result"]
                 bridge, link, _inside = result["interfaces"]
