@@ -25,7 +25,7 @@ def agent_resources(document: JoinDocument, facts: Mapping[str, Any]) -> List[Re
         # A hung one says in the journal where (SIGABRT, `keep.run`); what does not die of that is killed.
         "TimeoutAbortSec": "10",
         "LimitCORE": "0",
-        # glibc: one heap for all threads; its end, and large blocks (those of a fetch), are given back when they are free.
+        # glibc: one heap for all threads; its end, and large blocks (those of a fetch), go back when they are free.
         "Environment": "MALLOC_ARENA_MAX=1 MALLOC_MMAP_THRESHOLD_=131072 "
         "MALLOC_TRIM_THRESHOLD_=16384 MALLOC_TOP_PAD_=16384",
         "ExecReload": "/bin/kill -HUP $MAINPID",
