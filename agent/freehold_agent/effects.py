@@ -5,13 +5,16 @@ containerd never makes its socket again. What is gone comes back by another star
 
 A thing is gone when this very run of the unit had it before. What a run never had is waited for: a kube-proxy that has
 not found the API server yet has no rules, and another start would not help it.
+
+Rules are counted: those of chains that stay the same in one run of a unit. Chains of a single Service and the elements
+of maps come and go with Services; whether they are right only kube-proxy knows.
 """
 
 import os
 import stat
 import time
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, FrozenSet, List, Optional, Sequence, Set
+from typing import Any, Callable, Dict, FrozenSet, Iterator, List, Optional, Sequence, Set
 
 from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import JoinDocument
@@ -29,7 +32,10 @@ CONFIRMED_AFTER = 0.5
 """Seconds until what seems gone is looked for again: flannel adds a neighbour a moment before its route."""
 METADATA = paths.CONTAINERD_STATE + "/io.containerd.metadata.v1.bolt/meta.db"
 """containerd's list of images and much else: as long as it does not change, no image went."""
+KUBE_PROXY_TABLES = ("kube-proxy",)
 FLANNEL_TABLES = ("flannel-ipv4", "flannel-ipv6")
+OF_A_SERVICE = "/"
+"""In the name of each chain that kube-proxy makes for a Service or an endpoint, and of no other."""
 FLANNEL_LINKS = ("flannel.1", "flannel-v6.1")
 PERMANENT = 0x4
 """Flag in /proc/net/arp of an entry that a program made: flannel's, of each other node."""
@@ -40,7 +46,8 @@ class Host:
     """What is asked of the machine; tests put their own in its place."""
 
     generation: Callable[[], Optional[int]] = netfilter.generation
-    chains: Callable[[], netfilter.Chains] = netfilter.base_chains
+    chains: Callable[[Callable[[str], bool]], netfilter.Chains] = netfilter.chains
+    rules: Callable[[str, str, str], int] = netfilter.rules
     run: Callable[..., str] = run
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -96,7 +103,8 @@ class Effects:
                 followed.patience = min(LONGEST_PATIENCE, max(PATIENCE, 2 * followed.patience))
             followed.had = (followed.had | present) - gone
             if gone and self._confirmed(unit, wanted, gone, this_run):
-                found[unit] = sorted(gone)
+                # A table stands for all its rules.
+                found[unit] = sorted(one for one in gone if one.partition(_CHAIN)[0] not in gone - {one})
         return found
 
     def _confirmed(self, unit: str, wanted: FrozenSet[str], gone: Set[str], this_run: str) -> bool:
@@ -118,25 +126,34 @@ class Effects:
         rules = self._tables()
         if rules is None:
             return None
-        if unit == KUBE_PROXY:
-            return {name for name in rules if name.endswith(" kube-proxy")}
-        tables = {name for name in rules if name.endswith(FLANNEL_TABLES)}
-        return tables | self._links()
+        tables = KUBE_PROXY_TABLES if unit == KUBE_PROXY else FLANNEL_TABLES
+        made = {name for name in rules if name.partition(_CHAIN)[0].endswith(tables)}
+        return made if unit == KUBE_PROXY else made | self._links()
 
     def _tables(self) -> Optional[FrozenSet[str]]:
-        """Return the tables whose base chains all have rules: one that was flushed is as good as gone."""
+        """Return our programs' tables and their rules, one by one, asked again only when any rules have changed."""
         generation = self._host.generation()
         if generation is None:
             return None
         if generation != self._generation:
             try:
-                chains = self._host.chains()
+                self._rules = frozenset(self._asked())
             except OSError:
                 return None
-            whole = (key for key, counts in chains.items() if counts and all(counts.values()))
-            self._rules = frozenset("table {} {}".format(*key) for key in whole)
             self._generation = generation
         return self._rules
+
+    def _asked(self) -> Iterator[str]:
+        for (family, table), chains in self._host.chains(lambda name: OF_A_SERVICE not in name).items():
+            base = [count for count in chains.values() if count is not None]
+            # A table with a base chain that was flushed is as good as gone.
+            if table not in KUBE_PROXY_TABLES + FLANNEL_TABLES or not (base and all(base)):
+                continue
+            name = "table {} {}".format(family, table)
+            yield name
+            for chain, count in chains.items():
+                rules = count if count is not None else self._host.rules(family, table, chain)
+                yield from (_RULE.format(name, _CHAIN, chain, number) for number in range(1, rules + 1))
 
     def _links(self) -> Set[str]:
         """Return flannel's links, and whether each node it knows behind one still has its route."""
@@ -171,6 +188,8 @@ IMPORTS = (containerd.IMAGES_UNIT + ".service", containerd.ADDON_IMAGES_UNIT + "
 AT_ONCE = (CONTAINERD, *IMPORTS)
 """Once systemd calls them up they have done it; nobody else is to be waited for."""
 _IMAGE = "image "
+_CHAIN = " chain "
+_RULE = "{}{}{} rule {}"
 _SOCKET = "socket " + paths.CONTAINERD_SOCKET
 
 

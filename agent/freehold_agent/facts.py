@@ -7,7 +7,6 @@ nothing here judges them, and nothing is written. What only root may read is lef
 import glob
 import json
 import os
-import platform
 import re
 import resource
 import socket
@@ -66,12 +65,13 @@ CAP_SYS_RESOURCE = 24
 def gather() -> Dict[str, Any]:
     """Return the facts as JSON values: sizes in bytes, times in seconds since the epoch."""
     routes = _routes()
+    machine = os.uname()
     return {
-        "python": platform.python_version(),
+        "python": "{}.{}.{}".format(*sys.version_info),
         "python_executable": sys.executable or "/usr/bin/python3",
         "os_release": _os_release(),
-        "kernel": platform.release(),
-        "architecture": ARCHITECTURES.get(platform.machine(), platform.machine()),
+        "kernel": machine.release,
+        "architecture": ARCHITECTURES.get(machine.machine, machine.machine),
         "cgroup_version": 2 if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else 1,
         "cap_sys_resource": _has_capability(CAP_SYS_RESOURCE),
         "nofile": _nofile_limit(),
@@ -246,7 +246,7 @@ def _module_state(name: str) -> str:
     """Return `loaded`, `loadable`, `builtin` or `absent`."""
     if os.path.isdir("/sys/module/" + name):
         return "loaded"
-    directory = "/lib/modules/" + platform.release()
+    directory = "/lib/modules/" + os.uname().release
     if "/" + name + ".ko" in _read(directory + "/modules.dep"):
         return "loadable"
     signs = {"br_netfilter": "/proc/sys/net/bridge", "nf_conntrack": "/proc/sys/net/netfilter"}

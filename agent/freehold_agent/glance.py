@@ -21,6 +21,7 @@ from freehold_agent.contract.resources import (
     Unit,
     key_of,
 )
+from freehold_agent.desired.network import BRIDGE
 from freehold_agent.store import path_of
 
 INVOCATIONS = "/run/systemd/units/invocation:"
@@ -52,6 +53,8 @@ class Glance:
             for route in self._routes:
                 found[key_of(route)] = (_network(route.destination), route.device) in present
         found["/run"] = run_is_full(self._root)
+        # Another one of this name is another bridge.
+        found[BRIDGE] = _text(self._root + "/sys/class/net/" + BRIDGE + "/ifindex")
         return found
 
     def _mark(self, resource: Resource) -> Optional[Callable[[], Any]]:
@@ -101,6 +104,8 @@ def routes(root: str = "") -> Dict[Tuple[Any, str], str]:
             network = ipaddress.ip_network((where, prefix), strict=False)
             found[network, fields[0]] = str(ipaddress.ip_address(gateway))
     for fields in _lines(root + "/proc/net/ipv6_route"):
+        if fields[9].startswith("veth"):  # three of each pod, none of ours
+            continue
         network6 = ipaddress.ip_network((bytes.fromhex(fields[0]), int(fields[1], 16)), strict=False)
         found[network6, fields[9]] = str(ipaddress.ip_address(bytes.fromhex(fields[4])))
     return found

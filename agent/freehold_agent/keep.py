@@ -14,6 +14,7 @@ import signal
 import time
 from typing import Any, Callable, Dict, List, Mapping, Optional, Set
 
+from freehold_agent import bridge
 from freehold_agent.channel import Channel
 from freehold_agent.contract import paths
 from freehold_agent.contract.join_document import DocumentError, JoinDocument
@@ -52,6 +53,7 @@ LONGEST_PAUSE = 300.0
 LONGEST_LOOK = 600.0
 """Seconds that a look with its repair may take without a sign of life."""
 REPAIR_EVENT, FAILURE_EVENT, DRIFT_EVENT = "FreeholdRepaired", "FreeholdRepairFailed", "FreeholdDrift"
+TROUBLE_EVENT = "FreeholdTrouble"
 """Reasons of Events on the Node."""
 REMOVED = (
     "this node was removed from the cluster; freehold-agent leave --yes takes everything off this machine"
@@ -167,12 +169,13 @@ class Keeper:
             trouble = "internal error of health: {}: {}".format(type(error).__name__, error)
         if trouble and trouble != self._trouble:
             self._log(ERROR, trouble)
+            self._say("Warning", TROUBLE_EVENT, trouble)
         elif self._trouble and not trouble:
             self._log(NOTICE, "gone again: " + self._trouble)
         self._trouble = trouble
 
     def _prepare(self, document: JoinDocument, resources: List[Resource]) -> Mapping[str, List[str]]:
-        self._known = set(Record(ROLE, self._host.root + paths.RECORDS).keys)
+        self._known = {bridge.KEY, *Record(ROLE, self._host.root + paths.RECORDS).keys}
         lost = self._watch.begin(document, resources)
         self._watched = True
         for unit, things in lost.items():
@@ -197,8 +200,11 @@ class Keeper:
         self._drift = drift
         self._standing.drifts(drift)
         if self._report is not None and not self._failures:
-            if drift:
-                self._report.condition(True, "ForeignSettings", "; ".join(drift))
+            # Files and settings may all be right while a program dies: that is no node as its document says either.
+            wrong = ([self._trouble] if self._trouble else []) + drift
+            if wrong:
+                reason = "Trouble" if self._trouble else "ForeignSettings"
+                self._report.condition(True, reason, "; ".join(wrong))
             else:
                 self._report.condition(False, NOTHING, "this node is as its document says")
 

@@ -9,15 +9,18 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set
 
+from freehold_agent import bridge
 from freehold_agent.contract import fitness, paths
 from freehold_agent.contract.join_document import JoinDocument
 from freehold_agent.contract.resources import Artifact, Change, Resource, Unit, key_of
 from freehold_agent.converge import Deliverer, Summary, converge
 from freehold_agent.desired import ROLE, desired_node
 from freehold_agent.desired.machine import interface_of
+from freehold_agent.desired.network import BRIDGE
 from freehold_agent.document import read_document
 from freehold_agent.errors import AgentError, DeliveryFailed, NotJoinedError, StepFailed, in_words
 from freehold_agent.facts import gather
+from freehold_agent.fetch import Fetcher
 from freehold_agent.health import RENEW, Health
 from freehold_agent.machine import files
 from freehold_agent.machine.lock import converge_lock
@@ -88,8 +91,25 @@ def repair(
         resources = desired_node(document, facts)
         if prepare is not None:
             _mark_stale(host, resources, prepare(document, resources))
-        with _fetching(document) as deliver:
-            return _converge_what_can_be(host, resources, deliver, progress)
+        try:
+            with _fetching(document) as deliver:
+                changes = _converge_what_can_be(host, resources, deliver, progress)
+        finally:
+            # Also when a step failed: a pod without the bridge reaches nobody.
+            joined = _join_pods_again(host, document, progress)
+        return changes + joined
+
+
+def _join_pods_again(
+    host: Host, document: JoinDocument, progress: Callable[[Dict[str, Any]], None]
+) -> List[Change]:
+    """Put back the bridge of the pods, which is no resource: it comes with the first of them."""
+    links = bridge.join_pods_again(root=host.root) if document.network.flannel else []
+    if not links:
+        return []
+    change = Change(bridge.KEY, "update", None, {"links": links}, "{} for {} pods".format(BRIDGE, len(links)))
+    progress({"event": "change", **change.to_json(), "state": "done"})
+    return [change]
 
 
 def _mark_stale(host: Host, resources: Sequence[Resource], units: Mapping[str, List[str]]) -> None:
@@ -182,37 +202,12 @@ def _refuse_elsewhere(document: JoinDocument, facts: Mapping[str, Any]) -> None:
         )
 
 
-class _LateFetcher:
-    """Begins to fetch once something is missing. Mostly nothing is, and the modules for it are a megabyte."""
-
-    def __init__(self, document: JoinDocument) -> None:
-        self._document = document
-        self._fetcher: Any = None
-
-    def announce(self, artifacts: Sequence[Artifact]) -> None:
-        self._made().announce(artifacts)
-
-    def __call__(self, artifact: Artifact) -> None:
-        self._made()(artifact)
-
-    def close(self) -> None:
-        if self._fetcher is not None:
-            self._fetcher.close()
-
-    def _made(self) -> Any:
-        if self._fetcher is None:
-            from freehold_agent.fetch import Fetcher
-
-            self._fetcher = Fetcher(self._document.artifact_endpoints, self._document.ca_pem)
-        return self._fetcher
-
-
 @contextlib.contextmanager
 def _fetching(document: JoinDocument) -> Iterator[Deliverer]:
     if not document.artifact_endpoints:
         yield _no_source
         return
-    fetcher = _LateFetcher(document)
+    fetcher = Fetcher(document.artifact_endpoints, document.ca_pem)
     try:
         yield fetcher
     finally:

@@ -23,6 +23,7 @@ from tests.support.kubectl import Answer, Kubectl
 from tests.support.lab import TEST_LAB, Lab
 from tests.support.pods import make_namespace, serve_echo
 from tests.support.program import Freehold
+from tests.support.traces import Watched
 
 from freehold_installer.bundle.store import default_root
 
@@ -114,6 +115,14 @@ def cluster(lab: Lab, freehold: Freehold, bundle: Bundle, first_apply: Answer) -
 def kubectl(cluster: Cluster) -> Kubectl:
     """The bundle's kubectl with the administrator's kubeconfig."""
     return cluster.kubectl
+
+
+@pytest.fixture(scope="session")
+def watched(cluster: Cluster) -> Watched:
+    """The first worker, from the moment that somebody asks for it on: until test_19_quiet.py has looked, nobody may do
+    to it what its agent would have to act on.
+    """
+    return Watched.begin(cluster, cluster.workers[0])
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from tests.support.cluster import CTR, RELEASE, Cluster
 from tests.support.kubectl import Kubectl
 from tests.support.pods import pods_by_node
+from tests.support.traces import Watched
 
 from freehold_agent.contract import paths
 
@@ -157,6 +158,12 @@ def test_containers_get_the_default_seccomp_profile(echo: Kubectl) -> None:
     for pod in pods_by_node(echo, "shell").values():
         status = echo.exec(pod.name, "cat", "/proc/1/status").stdout
         assert "Seccomp:\t2" in status, pod
+
+
+def test_a_worker_is_watched_from_now_on(watched: Watched) -> None:
+    """It is as its document says, and test_19_quiet.py will see whether anything was written meanwhile."""
+    (condition,) = watched.before.told["condition"]
+    assert (condition["status"], condition["reason"]) == ("False", "AsDocumented")
 
 
 def _show(cluster: Cluster, machine: str, units: Sequence[str], *names: str) -> dict[str, dict[str, str]]:

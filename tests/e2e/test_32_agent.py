@@ -5,15 +5,15 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from tests.support.cluster import OURS, Cluster
+from tests.support.cluster import Cluster
 from tests.support.kubectl import wait_for
-from tests.support.outside import Snapshot
+from tests.support.traces import AGENT as UNIT
+from tests.support.traces import Traces, seconds_used
 from tests.support.whole import nothing_to_apply
 
 from freehold_agent.contract import paths
 from freehold_agent.keep import BUSY_PAUSE
 
-UNIT = "freehold-agent"
 LOOKS = 3
 QUIET = 5.0
 """Seconds in which the agent sleeps."""
@@ -29,20 +29,18 @@ def worker(cluster: Cluster) -> Iterator[str]:
 
 
 def test_nothing_is_written_while_nothing_differs(cluster: Cluster, worker: str) -> None:
-    """Several looks: no file of ours, no unit changes; between looks no processor time is used at all."""
+    """Several looks: no file of ours, no unit, no object changes; between looks no processor time is used at all."""
     _look(cluster, worker)
-    before, restarts = Snapshot.take(cluster.lab, worker), _shown(cluster, worker, "NRestarts")
-    used = _seconds_used(cluster, worker)
+    before = Traces.of(cluster, worker)
+    used = seconds_used(cluster, worker)
     for _ in range(LOOKS):
         _look(cluster, worker)
-    looked = _seconds_used(cluster, worker)
+    looked = seconds_used(cluster, worker)
     print(f"one look takes {(looked - used) / LOOKS:.2f} s of processor time")
-    after = Snapshot.take(cluster.lab, worker)
-    assert after.below(*OURS) == before.below(*OURS)
-    assert _shown(cluster, worker, "NRestarts") == restarts
-    idle = _seconds_used(cluster, worker)
+    assert Traces.of(cluster, worker) == before
+    idle = seconds_used(cluster, worker)
     time.sleep(QUIET)
-    assert _seconds_used(cluster, worker) - idle <= 0.02, "the agent sleeps between looks"
+    assert seconds_used(cluster, worker) - idle <= 0.02, "the agent sleeps between looks"
 
 
 def test_what_was_damaged_is_put_back(cluster: Cluster, worker: str) -> None:
@@ -119,13 +117,6 @@ until now=$(used); test "$now" != "$before" && sleep 0.5 && test "$now" = "$(use
 def _look(cluster: Cluster, machine: str) -> None:
     """Make the agent look once, and wait until it is done: its processor time no longer grows."""
     cluster.run(machine, LOOK, timeout=REPAIRED_WITHIN)
-
-
-def _seconds_used(cluster: Cluster, machine: str) -> float:
-    """Return the processor time of the agent and of the programs it has run, to a hundredth."""
-    pid = _shown(cluster, machine, "MainPID")
-    fields = cluster.run(machine, f"cat /proc/{pid}/stat").rpartition(") ")[2].split()
-    return sum(int(field) for field in fields[11:15]) / 100
 
 
 def _shown(cluster: Cluster, machine: str, name: str) -> str:

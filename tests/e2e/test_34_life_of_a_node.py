@@ -19,6 +19,7 @@ from tests.support.pods import containers_of, from_machine, pods_by_node
 from tests.support.whole import PATIENCE, Accident, network_works, nothing_to_apply
 
 from freehold_agent.contract import paths
+from freehold_agent.contract.conditions import DRIFT
 from freehold_bootstrap.pki_directory import PkiDirectory
 from freehold_installer.bundle.archive import Settings, Tree, write_image
 
@@ -135,6 +136,7 @@ def test_a_kubelet_that_keeps_dying_is_told(
     try:
         said = wait_for(lambda: _told(cluster, other, begun, "kubelet does not stay up"), 60, "the journal")
         assert f"{KUBELET}.d/own.conf" in said
+        wait_for(lambda: "kubelet does not stay up" in _drift(kubectl, other), 60, "the Node to say it")
         (reply,) = from_machine(cluster, cluster.control_plane, [f"http://{server.address}:8080/"])
         assert reply.server == server.name
     finally:
@@ -305,6 +307,11 @@ def _ready(kubectl: Kubectl, node: str) -> dict[str, Any]:
 def _tunnels_to(kubectl: Kubectl, node: str) -> str:
     annotations = kubectl.json("get", "node", node)["metadata"]["annotations"]
     return str(annotations["flannel.alpha.coreos.com/public-ip"])
+
+
+def _drift(kubectl: Kubectl, node: str) -> str:
+    conditions = kubectl.json("get", "node", node)["status"]["conditions"]
+    return next(str(one) for one in conditions if one["type"] == DRIFT)
 
 
 def _images(cluster: Cluster, node: str) -> set[str]:

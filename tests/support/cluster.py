@@ -19,17 +19,6 @@ from freehold_installer.bundle.store import Store
 
 RELEASE, ARCHITECTURE = "1.37.2", "amd64"
 MANIFESTS = Path(__file__).with_name("manifests")
-OURS = (
-    paths.ETC,
-    paths.STATE,
-    paths.OPT,
-    paths.RUN,
-    paths.KUBERNETES,
-    "/etc/containerd",
-    "/etc/cni",
-    "/etc/systemd",
-)
-"""Where freehold writes on a machine."""
 CTR = f"{paths.BIN}/ctr --address {paths.CONTAINERD_SOCKET} --namespace k8s.io"
 CRI_LABEL = "io.cri-containerd.image=managed"
 """What the kubelet's runtime looks for on an image; its own imports set it."""

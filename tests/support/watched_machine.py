@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,12 @@ class Kernel:
         self.machine = machine
         self.number = 1
         self.rules: netfilter.Chains = {
-            ("ip", "kube-proxy"): {"nat-prerouting": 1},
+            ("ip", "kube-proxy"): {"nat-prerouting": 1, "services": None, "service-2QR-ns/echo/tcp/": None},
             ("ip", "flannel-ipv4"): {"postrtg": 6, "forward": 2},
             ("ip6", "flannel-ipv6"): {},
+            ("ip", "of-others"): {"input": 1},
         }
+        self.services = 3
         self.images = [PAUSE]
         self.clock = 0.0
         self.asked = 0
@@ -100,13 +103,26 @@ class Kernel:
             a_document(),
             effects.Host(
                 generation=lambda: self.number,
-                chains=lambda: self.rules,
+                chains=self._chains,
+                rules=self._count,
                 run=self._run,
                 now=lambda: self.clock,
                 sleep=lambda _seconds: None,
                 root=str(machine.root),
             ),
         )
+
+    def _chains(self, wanted: Callable[[str], bool]) -> netfilter.Chains:
+        return {
+            table: {name: count for name, count in chains.items() if wanted(name)}
+            for table, chains in self.rules.items()
+        }
+
+    def _count(self, _family: str, table: str, chain: str) -> int:
+        assert (table, chain) == ("kube-proxy", "services"), (
+            "nobody counts what comes and goes with a Service"
+        )
+        return self.services
 
     def _run(self, _command: Any, **_options: Any) -> str:
         self.asked += 1

@@ -19,6 +19,7 @@ from freehold_agent.desired.packet_filter import packet_filter
 
 UNIT = "flannel"
 NET_CONF = "/etc/kube-flannel/net-conf.json"
+CNI_NETWORK = "freehold"
 BRIDGE = "cni0"
 DEFAULT_MTU = 1500
 
@@ -65,7 +66,7 @@ def cni_config(document: JoinDocument, facts: Mapping[str, Any]) -> bytes:
         "backend": packet_filter(facts),
         "capabilities": {"portMappings": True},
     }
-    return _json({"cniVersion": "1.0.0", "name": "freehold", "plugins": [bridge, hostports]})
+    return _json({"cniVersion": "1.0.0", "name": CNI_NETWORK, "plugins": [bridge, hostports]})
 
 
 def flannel_config(document: JoinDocument, facts: Mapping[str, Any]) -> bytes:

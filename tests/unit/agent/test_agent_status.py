@@ -264,7 +264,7 @@ def test_the_service_loads_no_command_line(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_resident_agent_holds_few_modules() -> None:
-    """What only a command, a join or a fetch needs is not in memory for years."""
+    """What only a command or a join needs is not in memory for years."""
     code = "import sys, freehold_agent.keep; print(*sorted(sys.modules))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
@@ -272,7 +272,5 @@ def test_the_resident_agent_holds_few_modules() -> None:
     )
     loaded = set(done.stdout.split())
     unwanted = {"argparse", "logging", "concurrent.futures", "ctypes", "tempfile", "getpass", "http.server"}
-    unwanted |= {
-        f"freehold_agent.{name}" for name in ("cli", "fetch", "join", "join_node", "leave", "remote")
-    }
+    unwanted |= {f"freehold_agent.{name}" for name in ("cli", "join", "join_node", "leave", "remote")}
     assert loaded & unwanted == set()

@@ -228,7 +228,7 @@ def test_limits_are_raised_and_never_lowered() -> None:
 def test_the_agent_runs_from_the_release() -> None:
     """The agent is started from the release, by the interpreter that was found."""
     assert unit_text("freehold-agent.service", lab())["ExecStart"] == [
-        "/usr/bin/python3 -I " + paths.AGENT_ZIPAPP + " run"
+        "/usr/bin/python3 -I -X no_debug_ranges " + paths.AGENT_ZIPAPP + " run"
     ]
 
 

@@ -36,6 +36,23 @@ def test_rules_that_were_flushed_are_lost_at_once(kernel: Kernel) -> None:
     assert kernel.effects.lost() == {}
 
 
+def test_a_single_rule_is_lost_at_once(kernel: Kernel) -> None:
+    """One less than this run had, in a base chain or in another that stays; more are none, nor those of others."""
+    assert kernel.effects.lost() == {}
+    kernel.rules, kernel.number = {**kernel.rules, ("ip", "flannel-ipv4"): {"postrtg": 5, "forward": 2}}, 2
+    kernel.services = 2
+    assert kernel.effects.lost() == {
+        KUBE_PROXY: ["table ip kube-proxy chain services rule 3"],
+        effects.FLANNEL: ["table ip flannel-ipv4 chain postrtg rule 6"],
+    }
+    for unit in (KUBE_PROXY, effects.FLANNEL):
+        kernel.machine.runs(unit, "2")
+    assert kernel.effects.lost() == {}, "another run may make fewer"
+    kernel.rules, kernel.number = {**kernel.rules, ("ip", "of-others"): {"input": 0}}, 3
+    kernel.services = 4
+    assert kernel.effects.lost() == {}
+
+
 def test_what_a_run_never_had_is_waited_for(kernel: Kernel) -> None:
     """A proxy that has not found the API server yet is started anew rarely, and ever more rarely."""
     kernel.rules = {key: chains for key, chains in kernel.rules.items() if key[1] != "kube-proxy"}

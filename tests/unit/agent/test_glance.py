@@ -42,11 +42,12 @@ def test_a_glance_sees_nothing_where_nothing_changes(machine: WatchedMachine) ->
         lambda m: m.path(WANTS + "kubelet.service").unlink(),
         lambda m: m.path(INVOCATIONS + "kubelet.service").unlink(),
         lambda m: m.runs("kubelet.service", "2"),
+        lambda m: m.write("/sys/class/net/cni0/ifindex", "9\n"),
     ],
-    ids=range(13),
+    ids=range(14),
 )
 def test_a_glance_sees_each_injury(machine: WatchedMachine, injure: Any) -> None:
-    """Whatever is done to a file, link, directory, program, setting, route or unit makes another stamp."""
+    """Whatever is done to a file, link, directory, program, setting, route, unit or bridge makes another stamp."""
     seen = Glance(RESOURCES, str(machine.root))
     before = seen.stamp()
     injure(machine)

@@ -118,6 +118,33 @@ def test_trouble_beside_the_resources_is_said_once(node: KeptNode) -> None:
     ]
 
 
+def test_trouble_beside_the_resources_is_told_to_the_cluster(node: KeptNode) -> None:
+    """Whoever describes the Node reads of a program that dies, though nothing differs; drift stands beside it."""
+    said: list[Any] = []
+    node.keeper._report = SimpleNamespace(  # type: ignore[assignment]
+        condition=lambda *words: said.append(words),
+        event=lambda *words: said.append(words),
+        follow=lambda _uid: None,
+    )
+    node.trouble = "kubelet does not stay up"
+    node.keeper.round()
+    assert said == [
+        ("Warning", "FreeholdTrouble", "kubelet does not stay up"),
+        (True, "Trouble", "kubelet does not stay up"),
+    ]
+    node.path(paths.CNI_CONFIG).mkdir(parents=True)
+    node.path(paths.CNI_CONFIG + "/99-mine.conf").touch()
+    node.keeper.round()
+    (drifts, reason, message) = said[-1]
+    assert (drifts, reason) == (True, "Trouble")
+    assert message.startswith("kubelet does not stay up; ")
+    assert "99-mine.conf" in message
+    node.trouble = ""
+    node.path(paths.CNI_CONFIG + "/99-mine.conf").unlink()
+    node.keeper.round()
+    assert said[-1][:2] == (False, "AsDocumented")
+
+
 def test_a_machine_that_moved_is_left_alone(node: KeptNode) -> None:
     """Without the node's address nothing is put back; the journal names its addresses and the command."""
     document = a_document()
