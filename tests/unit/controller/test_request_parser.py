@@ -127,6 +127,17 @@ def test_agrees_with_cryptography_on_valid_requests(
     _same(parse_der(der), x509.load_der_x509_csr(der))
 
 
+@pytest.mark.parametrize("kind", [b"\x10", b"\x13", b"\x25"], ids=["without meaning", "CA", "usages"])
+def test_another_extension_is_named_whatever_is_in_it(kind: bytes) -> None:
+    """The names of a subjectAltName under another identifier: no names, and an extension that no rule allows."""
+    subject_alt_name = b"\x06\x03\x55\x1d\x11"
+    assert DER.count(subject_alt_name) == 1
+    der = DER.replace(subject_alt_name, subject_alt_name[:-1] + kind)
+    parsed = parse_der(der)
+    assert parsed.other_extensions == ("2.5.29.{}".format(kind[0]),)
+    _same(parsed, x509.load_der_x509_csr(der))
+
+
 @settings(max_examples=250, deadline=None)
 @given(
     base=st.sampled_from([DER, PLAIN]),
@@ -184,6 +195,10 @@ def _same(parsed: Parsed, other: x509.CertificateSigningRequest) -> None:
     assert len(other.subject) == 1 + len(parsed.organizations)
     try:
         value = other.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except ValueError:
+        # Other extensions are named, not read: whatever is in them, the rules refuse them.
+        assert parsed.other_extensions
+        return
     except x509.ExtensionNotFound:
         assert parsed.dns_names == parsed.addresses == parsed.other_names == ()
         return
