@@ -39,7 +39,7 @@ class Traces:
     files: Mapping[str, Mapping[str, Any]] = field(repr=False)
     """Everything below directories of ours, with inode and times."""
     machine: str
-    """Bytes written, lines in the agent's journal, and what names this very run of each unit."""
+    """Bytes written, lines that the agent wrote to the journal, and what names this very run of each unit."""
     told: Mapping[str, Any]
     """The Node's condition, and the versions of the node's ConfigMaps and of the newest Event that its agent made."""
 
@@ -79,7 +79,7 @@ def seconds_used(cluster: Cluster, node: str) -> float:
 PID = f"$(systemctl show --property=MainPID --value {AGENT})"
 MACHINE = f"""
 grep ^write_bytes /proc/{PID}/io
-journalctl --no-pager --output=cat --unit={AGENT} | wc --lines
+journalctl --no-pager --output=cat _SYSTEMD_UNIT={AGENT}.service | wc --lines
 systemctl show --property=Id,InvocationID {" ".join(UNITS)}
 """
 
