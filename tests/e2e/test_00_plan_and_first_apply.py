@@ -32,8 +32,8 @@ STATE_OF_PROGRAMS = (
     "/var/log/pods",
 )
 """Where the programs themselves write once they run."""
-OWN_MEMORY = (paths.RECORDS, paths.HASHES)
-"""What freehold remembers of its own work."""
+OWN_MEMORY = (paths.RECORDS, paths.HASHES, paths.DNS_CLIENTS)
+"""What freehold remembers of its own work, and its list of nodes elsewhere."""
 ACCOUNTS = {f"/etc/{name}{end}" for name in ("passwd", "group", "shadow", "gshadow") for end in ("", "-")}
 
 

@@ -7,10 +7,8 @@ coarse, lanes tell each other by named signals. When a needed phase fails elsewh
 No failure is ever lost.
 """
 
-import contextlib
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +16,7 @@ import gevent
 from gevent.event import AsyncResult, Event
 
 from freehold_installer.engine import events
+from freehold_installer.engine.interrupts import interrupts_reach_us
 from freehold_installer.errors import FreeholdError, StepError, joined
 
 if TYPE_CHECKING:
@@ -79,6 +78,7 @@ class Lane:
         self._board: Board
         self._beside: list[Beside] = []
         self._runner: Any = None
+        self._in_phase = False
         self._relies_on: set[tuple[str, str]] = set()  # (phase, machine) that gave us a signal
 
     def step(self, text: str, done: int = 0, total: int = 0) -> None:
@@ -109,6 +109,15 @@ class Lane:
         self._board.rely(self, name, list(values))
         return values
 
+    def interrupt(self, error: Exception) -> None:
+        """End the present phase with what went wrong beside it or elsewhere; one that has ended is past it."""
+        gevent.get_hub().loop.run_callback(self._throw, error)
+
+    def _throw(self, error: Exception) -> None:
+        # Asked only here: while it ends, what else fails would break its way out.
+        if self._in_phase:
+            self._runner.throw(error)
+
     def beside(self, title: str, work: Callable[[], Any]) -> "Beside":
         """Start work that goes on while the phase does; the phase is not over before it. If it fails, the
         phase fails at once, wherever it is."""
@@ -122,7 +131,6 @@ class Beside:
 
     def __init__(self, lane: Lane, title: str, work: Callable[[], Any]) -> None:
         self.title = title
-        self._lane = gevent.getcurrent()
         self._result: AsyncResult = AsyncResult()
         self._greenlet = gevent.spawn(self._run, lane, work)
 
@@ -137,9 +145,9 @@ class Beside:
         try:
             self._result.set(work())
         except (FreeholdError, Blocked) as error:
-            gevent.kill(self._lane, error)
+            lane.interrupt(error)
         except Exception as error:  # noqa: BLE001 - reported through the lane with its traceback
-            gevent.kill(self._lane, InternalError(lane.name, self.title, error))
+            lane.interrupt(InternalError(lane.name, self.title, error))
 
 
 @dataclass
@@ -209,7 +217,7 @@ class Board:
     def _stop_those_who_rely_on(self, phase: Phase, failed: Lane) -> None:
         for lane in self.lanes:
             if (phase.name, failed.name) in lane._relies_on and lane._runner is not None:
-                gevent.kill(lane._runner, Blocked(f"{phase.name} did not finish on {failed.name}"))
+                lane.interrupt(Blocked(f"{phase.name} did not finish on {failed.name}"))
 
     def await_needs(self, phase: Phase, lane: Lane) -> None:
         wanted = [
@@ -313,7 +321,7 @@ def run_phases(
         lane._runner = gevent.spawn(_run_lane, lane, board)
         runners.append(lane._runner)
     try:
-        with _interrupts_reach_us():
+        with interrupts_reach_us():
             gevent.joinall(runners, raise_error=True)
     finally:
         gevent.killall(runners, timeout=3)
@@ -351,6 +359,7 @@ def _run_phase(lane: Lane, phase: Phase, board: Board) -> str:
     board.emit(events.PhaseStarted(lane.name, phase.name, phase.title))
     board.record("phase-started", machine=lane.name, phase=phase.name)
     state, message = "interrupted", ""
+    lane._in_phase = True
     try:
         phase.run(lane)
         for task in lane._beside:
@@ -366,6 +375,7 @@ def _run_phase(lane: Lane, phase: Phase, board: Board) -> str:
         state, message = "failed", unexpected.message
         outcome.failures[lane.name] = unexpected
     finally:
+        lane._in_phase = False
         for task in lane._beside:
             task.cancel()
         lane._beside.clear()
@@ -375,26 +385,3 @@ def _run_phase(lane: Lane, phase: Phase, board: Board) -> str:
             board.record("phase-finished", machine=lane.name, phase=phase.name, outcome=state)
         board.emit(events.PhaseFinished(lane.name, phase.name, seconds, state, message))
     return state
-
-
-@contextlib.contextmanager
-def _interrupts_reach_us() -> Iterator[None]:
-    """Deliver SIGINT and SIGTERM to this greenlet. Python raises KeyboardInterrupt in whichever greenlet
-    happens to run, where it would look like a failure of that lane."""
-    main = gevent.getcurrent()
-
-    def interrupt(_number: int, _frame: Any) -> None:
-        if gevent.getcurrent() is main:
-            raise KeyboardInterrupt
-        gevent.kill(main, KeyboardInterrupt)
-
-    try:
-        before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: nobody sends us signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

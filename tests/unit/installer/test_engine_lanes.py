@@ -185,6 +185,26 @@ def test_failure_beside_a_phase_ends_it_at_once():
     assert ended == [True]
 
 
+def test_two_failures_at_once_are_one_end(capsys):
+    """A lost connection fails the phase and what runs beside it: the first is told, the second breaks nothing."""
+
+    def phase(lane):
+        def stream():
+            try:
+                Event().wait(30)
+            finally:
+                raise StepError(lane.name, "receive", "the connection was lost, too")
+
+        lane.beside("one", stream)
+        lane.beside("other", stream)
+        gevent.sleep(0)
+        raise StepError(lane.name, "converge", "the connection was lost")
+
+    with pytest.raises(StepError, match=r"was lost$"):
+        run([Phase("control", "", phase)], "cp1")
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_a_phase_is_not_over_before_what_runs_beside_it():
     """The phase's end waits for its background work, and its value can be had."""
     log = []
