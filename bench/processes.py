@@ -4,6 +4,7 @@ Knows /proc and cgroups only.
 """
 
 import contextlib
+import itertools
 import os
 import threading
 from collections import defaultdict
@@ -42,6 +43,10 @@ class Memory:
         return {"name": self.name, "processes": self.processes, "rss": self.rss, "pss": self.pss}
 
 
+TAKE_ONE = ("-X", "-W")
+"""Options of the interpreter with a word of their own."""
+
+
 def title(arguments: Sequence[str], fallback: str) -> str:
     """Return how a process is called in a table: its program, for Python what it runs."""
     words = [word.split(": ")[0].rsplit("/", 1)[-1] for word in arguments if word]
@@ -50,7 +55,11 @@ def title(arguments: Sequence[str], fallback: str) -> str:
     program = words[0]
     if not program.startswith("python"):
         return program
-    rest = [word for word in words[1:] if not word.startswith("-")]
+    rest = [
+        word
+        for before, word in itertools.pairwise(words)
+        if not word.startswith("-") and before not in TAKE_ONE
+    ]
     if "-c" in arguments:
         return "agent from memory"
     return " ".join(rest[:2]) if rest[:1] == ["freehold-services.pyz"] else " ".join(rest[:1]) or "python"

@@ -72,6 +72,8 @@ def test_events_are_told_from_other_lines_and_get_relative_times() -> None:
         (["/usr/bin/python3", "/opt/freehold/freehold-services.pyz", "join", "--config", "x"],
          "freehold-services.pyz join"),
         (["/usr/bin/python3", "/opt/freehold/freehold-agent.pyz"], "freehold-agent.pyz"),
+        (["/usr/bin/python3", "-I", "-X", "no_debug_ranges", "/opt/freehold/freehold-agent.pyz", "run"],
+         "freehold-agent.pyz"),
         ([""], "[kthread]"),
     ],
 )  # fmt: skip
