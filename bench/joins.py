@@ -20,18 +20,19 @@ import os
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.support.at_once import all_at_once
 from tests.support.control_plane_on_loopback import ControlPlane, running
 from tests.support.joiner import Joiner
 
 from bench import load, pretend_nodes
 from bench.figures import table
 from bench.prober import Prober, latencies
+from bench.watcher import is_ready
 from freehold_bootstrap import node_admission
 from freehold_bootstrap.node_admission import NODES, NodeRequest
 
@@ -53,23 +54,7 @@ class Crowd:
 
     def join(self) -> None:
         """Return when all have joined or failed."""
-        start = threading.Barrier(len(self._joiners) + 1)
-        threads = [threading.Thread(target=self._one, args=(one, start)) for one in self._joiners]
-        for thread in threads:
-            thread.start()
-        self._begun = time.monotonic()
-        start.wait()
-        for thread in threads:
-            thread.join()
-        self.times.sort()
-
-    def _one(self, joiner: Joiner, start: threading.Barrier) -> None:
-        start.wait()
-        try:
-            joiner.join()
-            self.times.append(time.monotonic() - self._begun)
-        except BaseException as error:  # noqa: BLE001  each failure is a figure
-            self.failed.append(f"{joiner.known.node}: {error!r}")
+        self.times, self.failed = all_at_once(self._joiners, Joiner.join, lambda joiner: joiner.known.node)
 
 
 def crowd(plane: ControlPlane, directory: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -132,13 +117,6 @@ def pretend(plane: ControlPlane, number: int) -> None:
     name, address = pretend_nodes.name(number), f"10.78.{number >> 8}.{number & 255}"
     node_admission.admit(plane.installer, NodeRequest(name, (address,)), plane.settings)
     pretend_nodes.report_ready(plane.admin, name)
-
-
-def is_ready(node: dict[str, Any]) -> bool:
-    return any(
-        condition["type"] == "Ready" and condition["status"] == "True"
-        for condition in node["status"].get("conditions", ())
-    )
 
 
 def spread(times: Sequence[float]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.at_once import all_at_once
 from tests.support.control_plane_on_loopback import ControlPlane
 from tests.support.pretend_machine import Machine, ask
 
@@ -214,24 +215,9 @@ def test_while_tokens_are_guessed_an_honest_machine_joins(plane: ControlPlane) -
 def test_two_hundred_machines_join_at_once(plane: ControlPlane) -> None:
     """200 machines of one site go all the way at the same time, and none fails."""
     machines = plane.many(lambda _: Machine.invited(plane, "crowd", source=SITE), range(200))
-    begun, worked = time.monotonic(), time.process_time()
-    joined: list[float] = []
-    failed: list[str] = []
-
-    def join(machine: Machine) -> None:
-        try:
-            machine.joined()
-            joined.append(time.monotonic() - begun)
-        except BaseException as error:
-            failed.append(f"{machine.node}: {error!r}")
-
-    threads = [threading.Thread(target=join, args=(machine,)) for machine in machines]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    worked = time.process_time()
+    joined, failed = all_at_once(machines, Machine.joined, lambda machine: machine.node)
     assert failed == []
-    joined.sort()
     memory = Path(f"/proc/{plane.programs['freehold-join'].pid}/status").read_text()
     resident = next(line.split()[1] for line in memory.splitlines() if line.startswith("VmRSS"))
     print(

@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from tests.support.at_once import all_at_once
 from tests.support.control_plane_on_loopback import ControlPlane
 from tests.support.joiner import Joiner
 from tests.support.pretend_machine import Machine, status_of
@@ -96,21 +97,7 @@ def test_fifty_agents_join_at_once(plane: ControlPlane, tmp_path: Path) -> None:
     `bench.joins` does it with 200; that many machines, with another client than the agent's, are in the test of floods.
     """
     joiners = plane.many(lambda number: Joiner(plane, tmp_path / str(number)), range(50))
-    start = threading.Barrier(len(joiners))
-    failed: list[str] = []
-
-    def join(joiner: Joiner) -> None:
-        start.wait()
-        try:
-            joiner.join()
-        except BaseException as error:
-            failed.append(f"{joiner.known.node}: {error!r}")
-
-    threads = [threading.Thread(target=join, args=(joiner,)) for joiner in joiners]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    _times, failed = all_at_once(joiners, Joiner.join, lambda joiner: joiner.known.node)
     assert failed == []
     documents_ = [read_document(str(joiner.machine.root)) for joiner in joiners]
     assert len({document.network.node_pod_cidrs for document in documents_}) == len(joiners)

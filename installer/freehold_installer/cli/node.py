@@ -119,14 +119,13 @@ def set_address(
 
     For a machine of the inventory change it there first; `freehold apply` does the same then.
     """
-    from freehold_installer.engine.run import Options
     from freehold_installer.phases import node_address
 
     own = settings.of(context)
     own.update(inventory, output, verbose)
     wanted = node_options.addresses(address)
     seconds = node_options.duration(timeout).total_seconds()
-    with own.open_run("node", Options(accept_new_host_keys=accept_new_host_keys, verbose=own.verbose)) as run:
+    with own.connected("node", accept_new_host_keys=accept_new_host_keys) as run:
         done = node_address.set_address(run, node, wanted, seconds)
     if own.output == "json":
         own.console.data(done)

@@ -6,7 +6,7 @@ of its document: no node is connected to.
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from freehold_agent.machine.kubernetes_api import KubernetesApi, NotFound
@@ -16,6 +16,7 @@ from freehold_installer.engine.run import Run
 from freehold_installer.errors import InputError, StepError
 from freehold_installer.phases.membership import admin_api, installer_api, settings_of
 from freehold_installer.phases.node_verbs import ROLE_PREFIX
+from freehold_installer.phases.report import node_row
 
 _PAUSE = 0.5
 
@@ -78,14 +79,10 @@ def _wait_for_report(
 ) -> None:
     deadline = clock() + timeout
     while True:
-        node: Mapping[str, Any] = {}
         with contextlib.suppress(NotFound):
-            node = api.get(f"{NODES}/{name}")
-        status = node.get("status", {})
-        ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or ())
-        reported = [one["address"] for one in status.get("addresses") or () if one["type"] == "InternalIP"]
-        if ready and address in reported:
-            return
+            row = node_row(api.get(f"{NODES}/{name}"))
+            if row["ready"] and address in row["addresses"]:
+                return
         if clock() > deadline:
             raise StepError(
                 name,

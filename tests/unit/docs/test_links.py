@@ -1,13 +1,12 @@
 """Every link in the documentation leads somewhere, and every path that it names exists."""
 
 import re
-import subprocess
 from functools import cache
 from pathlib import Path
 
 import pytest
+from tests.support.repository import CHECKOUT, files
 
-CHECKOUT = Path(__file__).parents[3]
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```\s*?$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")
@@ -20,14 +19,7 @@ MADE = ("inventories/generated/",)
 
 def pages() -> list[Path]:
     """Return every Markdown file of the repository."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
-        cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [CHECKOUT / name for name in listed.stdout.splitlines()]
+    return files("*.md")
 
 
 @cache
