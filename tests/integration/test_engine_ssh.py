@@ -234,6 +234,25 @@ def test_files_stream_into_the_store_once(server, size):
     assert "expected sha256 0000" in got[4]["message"]
 
 
+def test_a_connection_lost_under_a_stream(server):
+    """When all connections die while a large file is sent, that is what the step says."""
+    size = 64 << 20
+    (server.directory / "blob").write_bytes(os.urandom(size))
+    got = run(
+        server,
+        f"""
+        m = machine()
+        def kill_all(sent, total):
+            if sent > 8 << 20 and m.connected:
+                failure(lambda: m.run(["sh", "-c", "pkill -KILL --parent $(ps -o ppid= -p $PPID)"]))
+        def stream():
+            m.stream([(directory / "blob", "{"0" * 64}", {size})], kill_all)
+        print(json.dumps(failure(stream)))
+        """,
+    )
+    assert got["message"].startswith("cp1: receiving files failed: the connection was lost")
+
+
 def test_sockets_reach_what_only_the_machine_reaches(server):
     """A socket through the connection carries a conversation; a closed port is refused."""
     got = run(

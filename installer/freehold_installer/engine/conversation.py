@@ -13,6 +13,10 @@ from typing import Any, Protocol
 ERROR_TAIL = 8192
 """Bytes kept of what a program writes to its standard error: its end, which says why it failed."""
 BLOCK = 1 << 18
+LOST = -1
+"""Stands for an exit code where there is none: the connection went away, or the program was killed."""
+SSH_FAILED = 255
+"""Exit code of `ssh` for trouble of its own (ssh(1), EXIT STATUS); no program that we run ends with it."""
 
 
 class Conversation(Protocol):
@@ -26,7 +30,7 @@ class Conversation(Protocol):
         """Return some bytes of its output, empty at its end."""
 
     def finish(self) -> int:
-        """Wait until it has ended; return its exit code (-1 when it was lost)."""
+        """Wait until it has ended; return its exit code, or LOST."""
 
     def close(self) -> None:
         """End it now, whatever it does. May be called again."""
@@ -129,7 +133,7 @@ class SubprocessConversation:
         code: int = self._process.wait()
         self._process.stdout.close()
         self._process.stderr.close()
-        return code
+        return LOST if code == SSH_FAILED else code
 
     def close(self) -> None:
         self.end()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from freehold_installer.engine.conversation import (
+    LOST,
     ChannelConversation,
     Conversation,
     SubprocessConversation,
@@ -22,7 +23,7 @@ from freehold_installer.engine.conversation import (
     said,
 )
 from freehold_installer.engine.endpoint import Endpoint, jump_command
-from freehold_installer.engine.remote_program import OnEvent, OnNeed, Program, send_files
+from freehold_installer.engine.remote_program import RECEIVE, OnEvent, OnNeed, Program, send_files
 from freehold_installer.errors import StepError, UnfitError, UnreachableError
 
 BULK = 4 << 20
@@ -105,7 +106,7 @@ class Machine:
         finally:
             sender.kill()
             conversation.close()
-        if code == -1 and not self.connected:
+        if code == LOST and not self.connected:
             raise StepError(self.name, title, "the connection was lost")
         return Output(code, b"".join(blocks), conversation.errors)
 
@@ -147,7 +148,7 @@ class Machine:
             {"sha256": digest, "size": size, "title": names.get(digest, path.name)}
             for path, digest, size in artifacts
         ]
-        command, first = _program({"verb": "receive"})
+        command, first = _program({"verb": RECEIVE})
         first += json_line(wanted)
         carrier = self._as_root(command)
         conversation: Conversation
@@ -163,7 +164,7 @@ class Machine:
             if on_progress is not None:
                 on_progress(now, total)
 
-        program = Program(self.name, "receive", on_event, None)
+        program = Program(self.name, RECEIVE, on_event, None)
         program.drive(conversation, first, on_missing=send_files(artifacts, progress, names), timeout=timeout)
         return sent
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from freehold_installer.engine.conversation import Conversation, lines, said
+from freehold_installer.engine.conversation import LOST, Conversation, lines, said
 from freehold_installer.errors import (
     BundleError,
     FreeholdError,
@@ -46,6 +46,7 @@ class Program:
     def __init__(self, machine: str, verb: str, on_event: OnEvent | None, on_need: OnNeed | None) -> None:
         self._machine = machine
         self._verb = verb
+        self._doing = DOING.get(verb, verb)
         self._on_event = on_event
         self._on_need = on_need
 
@@ -69,7 +70,7 @@ class Program:
                 senders.append(gevent.spawn(_deliver, conversation, first))
                 return self._follow(conversation, on_missing, senders)
         except gevent.Timeout as error:
-            raise StepError(self._machine, self._verb, f"no end within {timeout:g} s") from error
+            raise StepError(self._machine, self._doing, f"no end within {timeout:g} s") from error
         finally:
             gevent.killall(senders, block=False)
             conversation.close()
@@ -113,10 +114,14 @@ class Program:
         known = kinds.get(str(event.get("kind")))
         if known is not None:
             return known(f"{self._machine}: {message}", hint=hint, detail=detail)
-        step = str(event.get("title") or event.get("key") or DOING.get(self._verb, self._verb))
+        step = str(event.get("title") or event.get("key") or self._doing)
         return StepError(self._machine, step, message, hint=hint, detail=detail)
 
     def _ended(self, code: int, text: str) -> FreeholdError:
+        last = text.splitlines()[-1] if text else ""
+        if code == LOST:
+            lost = "the connection was lost, or the program there killed"
+            return StepError(self._machine, self._doing, f"{lost}: {last}" if last else lost, detail=text)
         if text.startswith("sudo:"):
             return UnreachableError(
                 f"{self._machine}: cannot become root with sudo: {text}",
@@ -127,10 +132,8 @@ class Program:
                 f"{self._machine}: there is no python3: {text}",
                 hint="install it: apt-get install python3, or dnf install python3",
             )
-        if code == -1 and not text:
-            return StepError(self._machine, self._verb, "the connection was lost")
-        last = text.splitlines()[-1] if text else f"it ended with exit code {code} and said nothing"
-        return StepError(self._machine, self._verb, last, detail=text)
+        why = last or f"it ended with exit code {code} and said nothing"
+        return StepError(self._machine, self._doing, why, detail=text)
 
 
 def send_files(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from freehold_installer.engine.conversation import SubprocessConversation
 from freehold_installer.engine.remote_program import Program, send_files
 from freehold_installer.errors import BundleError, FreeholdError, StepError
 
@@ -121,3 +122,12 @@ def test_a_full_disk_is_a_failed_step(tmp_path: Path) -> None:
     machine = Machine([files[0][1]], error("disk-full", "no space left on the disk of /opt"), needs_end=False)
     with pytest.raises(StepError, match="cp1: receiving files failed: no space left on the disk of /opt"):
         receive(machine, files)
+
+
+@pytest.mark.parametrize("words", ["client_loop: send disconnect: Broken pipe", ""])
+def test_a_connection_that_is_lost_meanwhile(words: str) -> None:
+    """`ssh` that ends with its own exit code means a lost connection, whatever it says or does not say."""
+    ssh = SubprocessConversation(["sh", "-c", f"echo '{words}' >&2; exit 255"])
+    with pytest.raises(StepError, match="cp1: receiving files failed: the connection was lost") as raised:
+        Program("cp1", "receive", None, None).drive(ssh, b"{}\n", timeout=10)
+    assert raised.value.message.endswith(words)
