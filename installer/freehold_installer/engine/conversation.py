@@ -55,9 +55,13 @@ class ChannelConversation:
 
     def __init__(self, transport: Any, command: Sequence[str]) -> None:
         import gevent
+        from gevent.event import Event
 
         self._channel = transport.open_session()
         self._errors = b""
+        # To wait with: who is interrupted while it waits in paramiko may hold, or lack, one of its locks.
+        self._readable = Event()
+        self._channel.in_buffer.set_event(self._readable)
         self._channel.exec_command(shlex.join(command))
         self._reader = gevent.spawn(self._read_errors)
 
@@ -69,17 +73,18 @@ class ChannelConversation:
             self._channel.shutdown_write()
 
     def read(self) -> bytes:
+        self._readable.wait()
         block: bytes = self._channel.recv(BLOCK)
         return block
 
     def finish(self) -> int:
         self._reader.join()
         code: int = self._channel.recv_exit_status()
-        self._channel.close()
+        close_channel(self._channel)
         return code
 
     def close(self) -> None:
-        self._channel.close()
+        close_channel(self._channel)
         self._reader.kill()
 
     @property
@@ -153,6 +158,12 @@ class SubprocessConversation:
         with contextlib.suppress(OSError, ValueError):
             while block := self._os.nb_read(self._process.stderr.fileno(), BLOCK):
                 self._errors = (self._errors + block)[-ERROR_TAIL:]
+
+
+def close_channel(channel: Any) -> None:
+    """Close a channel of paramiko, also one whose connection is gone: it would tell the other side, and fail."""
+    with contextlib.suppress(OSError, EOFError):
+        channel.close()
 
 
 def _enlarge(descriptor: int) -> None:

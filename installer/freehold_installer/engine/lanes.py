@@ -79,6 +79,7 @@ class Lane:
         self._beside: list[Beside] = []
         self._runner: Any = None
         self._in_phase = False
+        self._ended_by: Exception | None = None
         self._relies_on: set[tuple[str, str]] = set()  # (phase, machine) that gave us a signal
 
     def step(self, text: str, done: int = 0, total: int = 0) -> None:
@@ -115,7 +116,8 @@ class Lane:
 
     def _throw(self, error: Exception) -> None:
         # Asked only here: while it ends, what else fails would break its way out.
-        if self._in_phase:
+        if self._in_phase and self._ended_by is None:
+            self._ended_by = error
             self._runner.throw(error)
 
     def beside(self, title: str, work: Callable[[], Any]) -> "Beside":
@@ -359,21 +361,22 @@ def _run_phase(lane: Lane, phase: Phase, board: Board) -> str:
     board.emit(events.PhaseStarted(lane.name, phase.name, phase.title))
     board.record("phase-started", machine=lane.name, phase=phase.name)
     state, message = "interrupted", ""
-    lane._in_phase = True
+    lane._in_phase, lane._ended_by = True, None
     try:
         phase.run(lane)
         for task in lane._beside:
             task.wait()
         state = "done"
-    except Blocked as error:
-        state, message = "blocked", str(error)
-    except FreeholdError as error:
-        state, message = "failed", error.message
-        outcome.failures[lane.name] = error
-    except Exception as error:  # noqa: BLE001 - one lane's defect must not take the others' reports with it
-        unexpected = InternalError(lane.name, phase.name, error)
-        state, message = "failed", unexpected.message
-        outcome.failures[lane.name] = unexpected
+    except Exception as raised:  # noqa: BLE001 - one lane's defect must not take the others' reports with it
+        # What ended the phase is told, not what else went wrong on the way out.
+        error = lane._ended_by or raised
+        if isinstance(error, Blocked):
+            state, message = "blocked", str(error)
+        else:
+            if not isinstance(error, FreeholdError):
+                error = InternalError(lane.name, phase.name, error)
+            state, message = "failed", error.message
+            outcome.failures[lane.name] = error
     finally:
         lane._in_phase = False
         for task in lane._beside:

@@ -9,6 +9,7 @@ import functools
 import json
 import shlex
 import socket
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from freehold_installer.engine.conversation import (
     ChannelConversation,
     Conversation,
     SubprocessConversation,
+    close_channel,
     have_ssh,
     said,
 )
@@ -92,8 +94,8 @@ class Machine:
         """
         import gevent
 
-        title = shlex.join(command[:3])
-        conversation = self._channel(self._as_root(command) if sudo else command)
+        title = textwrap.shorten(shlex.join(command), 60, placeholder=" ...")
+        conversation = self._channel(title, self._as_root(command) if sudo else command)
         blocks: list[bytes] = []
         sender = gevent.spawn(_send_quietly, conversation, stdin)
         try:
@@ -126,7 +128,8 @@ class Machine:
         """
         command, first = _program(request)
         program = Program(self.name, str(request.get("verb", "program")), on_event, on_need)
-        return program.drive(self._channel(self._as_root(command)), first, timeout=timeout)
+        conversation = self._channel(program.doing, self._as_root(command))
+        return program.drive(conversation, first, timeout=timeout)
 
     def stream(
         self,
@@ -151,11 +154,12 @@ class Machine:
         command, first = _program({"verb": RECEIVE})
         first += json_line(wanted)
         carrier = self._as_root(command)
+        program = Program(self.name, RECEIVE, on_event, None)
         conversation: Conversation
         if sum(size for _, _, size in artifacts) >= BULK and have_ssh():
             conversation = SubprocessConversation([*self.ssh_command(), shlex.join(carrier)])
         else:
-            conversation = self._channel(carrier)
+            conversation = self._channel(program.doing, carrier)
         sent = 0
 
         def progress(now: int, total: int) -> None:
@@ -164,14 +168,14 @@ class Machine:
             if on_progress is not None:
                 on_progress(now, total)
 
-        program = Program(self.name, RECEIVE, on_event, None)
         program.drive(conversation, first, on_missing=send_files(artifacts, progress, names), timeout=timeout)
         return sent
 
     def api_socket(self, host: str, port: int) -> socket.socket:
         """Return a socket to an address as the machine sees it, over the SSH connection; fit for TLS.
 
-        Raises ConnectionRefusedError when nothing listens there, UnfitError when its SSH server forbids this.
+        Raises ConnectionRefusedError when nothing listens there, UnfitError when its SSH server forbids this, and
+        StepError when the SSH connection is lost: whoever asks again until the API answers must not do so then.
         """
         import gevent
         import paramiko
@@ -186,8 +190,10 @@ class Machine:
                     hint="set AllowTcpForwarding to yes or local in /etc/ssh/sshd_config there",
                 ) from error
             raise ConnectionRefusedError(f"{self.name}: {host}:{port}: {error.text}") from error
-        except (paramiko.SSHException, EOFError) as error:
-            raise ConnectionResetError(f"{self.name}: the connection was lost: {error}") from error
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            if self.connected:
+                raise ConnectionResetError(f"{self.name}: {host}:{port}: {error}") from error
+            raise StepError(self.name, "reaching its API server", "the connection was lost") from error
         ours, theirs = socket.socketpair()
         gevent.spawn(_pump_out, theirs, channel)
         gevent.spawn(_pump_in, channel, theirs)
@@ -228,18 +234,16 @@ class Machine:
     def _as_root(self, command: Sequence[str]) -> Sequence[str]:
         return command if self._root else ["sudo", "-n", "--", *command]
 
-    def _channel(self, command: Sequence[str]) -> ChannelConversation:
+    def _channel(self, doing: str, command: Sequence[str]) -> ChannelConversation:
         import paramiko
 
         transport = self._client.get_transport()
         if transport is None:
-            raise StepError(self.name, shlex.join(command[:3]), "the connection was lost")
+            raise StepError(self.name, doing, "the connection was lost")
         try:
             return ChannelConversation(transport, command)
         except (paramiko.SSHException, EOFError, OSError) as error:
-            raise StepError(
-                self.name, shlex.join(command[:3]), f"the connection was lost: {error}"
-            ) from error
+            raise StepError(self.name, doing, f"the connection was lost: {error}") from error
 
 
 @functools.cache
@@ -280,5 +284,5 @@ def _pump_in(channel: Any, near: socket.socket) -> None:
     with contextlib.suppress(OSError, EOFError):
         while data := channel.recv(65536):
             near.sendall(data)
-    channel.close()
+    close_channel(channel)
     near.close()

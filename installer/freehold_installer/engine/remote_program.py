@@ -29,8 +29,10 @@ DOING = {
     RECEIVE: "receiving files",
     "look": "looking at it",
     "plan": "comparing it with the inventory",
+    "converge": "setting up the control plane",
     "prepare": "preparing the node",
     "join": "joining",
+    "settle": "finishing the node",
     "probe": "using the network of a pod",
     "leave": "leaving",
 }
@@ -46,7 +48,8 @@ class Program:
     def __init__(self, machine: str, verb: str, on_event: OnEvent | None, on_need: OnNeed | None) -> None:
         self._machine = machine
         self._verb = verb
-        self._doing = DOING.get(verb, verb)
+        self.doing = DOING.get(verb, verb)
+        """What that is, for people."""
         self._on_event = on_event
         self._on_need = on_need
 
@@ -70,7 +73,7 @@ class Program:
                 senders.append(gevent.spawn(_deliver, conversation, first))
                 return self._follow(conversation, on_missing, senders)
         except gevent.Timeout as error:
-            raise StepError(self._machine, self._doing, f"no end within {timeout:g} s") from error
+            raise StepError(self._machine, self.doing, f"no end within {timeout:g} s") from error
         finally:
             gevent.killall(senders, block=False)
             conversation.close()
@@ -114,14 +117,14 @@ class Program:
         known = kinds.get(str(event.get("kind")))
         if known is not None:
             return known(f"{self._machine}: {message}", hint=hint, detail=detail)
-        step = str(event.get("title") or event.get("key") or self._doing)
+        step = str(event.get("title") or event.get("key") or self.doing)
         return StepError(self._machine, step, message, hint=hint, detail=detail)
 
     def _ended(self, code: int, text: str) -> FreeholdError:
         last = text.splitlines()[-1] if text else ""
         if code == LOST:
             lost = "the connection was lost, or the program there killed"
-            return StepError(self._machine, self._doing, f"{lost}: {last}" if last else lost, detail=text)
+            return StepError(self._machine, self.doing, f"{lost}: {last}" if last else lost, detail=text)
         if text.startswith("sudo:"):
             return UnreachableError(
                 f"{self._machine}: cannot become root with sudo: {text}",
@@ -133,7 +136,7 @@ class Program:
                 hint="install it: apt-get install python3, or dnf install python3",
             )
         why = last or f"it ended with exit code {code} and said nothing"
-        return StepError(self._machine, self._doing, why, detail=text)
+        return StepError(self._machine, self.doing, why, detail=text)
 
 
 def send_files(

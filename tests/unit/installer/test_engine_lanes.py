@@ -205,6 +205,23 @@ def test_two_failures_at_once_are_one_end(capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_what_ended_a_phase_is_told():
+    """What goes wrong while a phase is left because something failed beside it does not hide that."""
+
+    def phase(lane):
+        def stream():
+            raise StepError(lane.name, "receive", "the connection was lost")
+
+        lane.beside("stream", stream)
+        try:
+            Event().wait(30)
+        finally:
+            raise RuntimeError("released too many times")
+
+    with pytest.raises(StepError, match=r"was lost$"):
+        run([Phase("control", "", phase)], "cp1")
+
+
 def test_a_phase_is_not_over_before_what_runs_beside_it():
     """The phase's end waits for its background work, and its value can be had."""
     log = []
