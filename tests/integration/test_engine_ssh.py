@@ -361,6 +361,17 @@ def test_every_unreachable_machine_is_named(server):
     assert f"w1: root@127.0.0.3:{server.port} cannot be reached: connection refused" in gone.stderr
 
 
+def test_a_connection_lost_while_logging_in(server):
+    """A server that dies before it has said yes or no to our key has not refused it."""
+    (server.directory / "authorized").write_text("")
+    with (server.directory / "conf").open("a") as conf:
+        conf.write('AuthorizedKeysCommandUser root\nAuthorizedKeysCommand /bin/sh -c "kill -9 $PPID"\n')
+    server.change_key()
+    got = run(server, """print(json.dumps(failure(machine)))""")
+    assert got["exit"] == 5
+    assert "the login broke off" in got["message"]
+
+
 def test_an_interrupted_run_ends_with_130_at_once(server):
     """Ctrl-C while a remote command runs: exit code 130, and the remote side ends too."""
     code = PRELUDE + textwrap.dedent(

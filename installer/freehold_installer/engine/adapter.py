@@ -205,6 +205,12 @@ def _refused(endpoint: Endpoint, error: Exception, cause: BaseException | None) 
     import paramiko
 
     if isinstance(cause, paramiko.AuthenticationException):
+        # paramiko's words are all that tells these from a refusal.
+        if "saw EOF" in str(cause) or "timeout" in str(cause):
+            return UnreachableError(
+                f"{endpoint.name}: {endpoint.where}: the login broke off: {cause}",
+                hint="is the machine, or its SSH server, going down or hanging?",
+            )
         key = f"the key {endpoint.key}" if endpoint.key else "any key of the SSH agent or ~/.ssh"
         return UnreachableError(
             f"{endpoint.name}: {endpoint.where} does not accept {key}",

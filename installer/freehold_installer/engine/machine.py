@@ -30,6 +30,7 @@ from freehold_installer.errors import StepError, UnfitError, UnreachableError
 
 BULK = 4 << 20
 """Bytes from which a system `ssh` beats a channel of paramiko, its own connection included."""
+LOST_IT = "the connection was lost"
 CIPHERS = "^aes128-gcm@openssh.com"
 """First choice in front of the defaults: measured fastest, authenticated."""
 PROBE = (
@@ -109,7 +110,7 @@ class Machine:
             sender.kill()
             conversation.close()
         if code == LOST and not self.connected:
-            raise StepError(self.name, title, "the connection was lost")
+            raise StepError(self.name, title, LOST_IT)
         return Output(code, b"".join(blocks), conversation.errors)
 
     def program(
@@ -193,7 +194,7 @@ class Machine:
         except (paramiko.SSHException, EOFError, OSError) as error:
             if self.connected:
                 raise ConnectionResetError(f"{self.name}: {host}:{port}: {error}") from error
-            raise StepError(self.name, "reaching its API server", "the connection was lost") from error
+            raise StepError(self.name, "reaching its API server", LOST_IT) from error
         ours, theirs = socket.socketpair()
         gevent.spawn(_pump_out, theirs, channel)
         gevent.spawn(_pump_in, channel, theirs)
@@ -239,11 +240,11 @@ class Machine:
 
         transport = self._client.get_transport()
         if transport is None:
-            raise StepError(self.name, doing, "the connection was lost")
+            raise StepError(self.name, doing, LOST_IT)
         try:
             return ChannelConversation(transport, command)
         except (paramiko.SSHException, EOFError, OSError) as error:
-            raise StepError(self.name, doing, f"the connection was lost: {error}") from error
+            raise StepError(self.name, doing, str(error) if self.connected else LOST_IT) from error
 
 
 @functools.cache
