@@ -4,21 +4,26 @@ gevent must patch the standard library before anything imports `ssl` or `threadi
 in endless recursion; unpatched, machines are handled one after another.
 """
 
-import gevent.monkey
+import signal
+
+# Ctrl-C before the command line can say that it was interrupted: end at once, without a traceback.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import gevent.monkey  # noqa: E402 - the signal comes first
 
 gevent.monkey.patch_all()
 
-import signal  # noqa: E402 - nothing may come before the patch
-import sys  # noqa: E402
+import sys  # noqa: E402 - nothing else may come before the patch
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    from freehold_installer.cli import run
+    from freehold_installer.cli.outcome import guarded
 
-    # Both end a run in order, from its first moment on.
+    # Both end a run in order.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(guarded(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,17 @@
 """The command line turns whatever happens into one message and a documented exit code."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from freehold_installer import cli, errors
+from freehold_installer import errors
+from freehold_installer.cli.outcome import guarded
 from freehold_installer.engine.lanes import InternalError
 from freehold_installer.engine.run import DeclinedError
 from freehold_installer.phases import workflow
@@ -32,7 +37,7 @@ def inventory(tmp_path, monkeypatch):
 @pytest.mark.parametrize("arguments", [["nope"], ["plan", "--nope"], ["--output", "xml", "plan"], []])
 def test_usage_errors_exit_with_3(arguments, capsys):
     """2 means that a plan has changes, so a wrong command line must not exit with it."""
-    assert cli.run(arguments) == 3
+    assert guarded(arguments) == 3
     assert "error: " in capsys.readouterr().err
 
 
@@ -40,13 +45,13 @@ def test_a_missing_inventory_is_one_message(tmp_path, monkeypatch, capsys):
     """No file, no option: exit code 3 and how to name one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FREEHOLD_INVENTORY", raising=False)
-    assert cli.run(["plan"]) == 3
+    assert guarded(["plan"]) == 3
     assert "FREEHOLD_INVENTORY" in capsys.readouterr().err
 
 
 def test_apply_without_a_terminal_needs_yes(inventory, capsys):
     """Nobody can be asked, so nothing starts."""
-    assert cli.run(["apply"]) == 3
+    assert guarded(["apply"]) == 3
     assert "--yes" in capsys.readouterr().err
 
 
@@ -57,7 +62,7 @@ def test_an_error_names_the_command_that_continues(inventory, monkeypatch, capsy
         raise errors.StepError("cp1", "etcd", "port 2379 is taken", hint="free it")
 
     monkeypatch.setattr(workflow, "apply", fail)
-    assert cli.run(["apply", "--yes"]) == 1
+    assert guarded(["apply", "--yes"]) == 1
     said = capsys.readouterr().err.splitlines()
     assert said == [
         "error: cp1: etcd failed: port 2379 is taken",
@@ -75,7 +80,7 @@ def test_a_defect_keeps_its_traceback_in_a_file(inventory, monkeypatch, capsys, 
         raise InternalError("cp1", "etcd", error) if internal else error
 
     monkeypatch.setattr(workflow, "status", fail)
-    assert cli.run(["status"]) == 1
+    assert guarded(["status"]) == 1
     said = capsys.readouterr().err
     assert "Traceback" not in said
     assert "defect of freehold" in said
@@ -91,7 +96,7 @@ def test_an_interruption_exits_with_130(inventory, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(workflow, "apply", interrupt)
-    assert cli.run(["apply", "--yes"]) == 130
+    assert guarded(["apply", "--yes"]) == 130
     assert "to continue: freehold apply --yes" in capsys.readouterr().err
 
 
@@ -102,7 +107,7 @@ def test_errors_are_json_when_output_is(inventory, monkeypatch, capsys):
         raise errors.UnreachableError("cp1 is gone", hint="look")
 
     monkeypatch.setattr(workflow, "status", fail)
-    assert cli.run(["status", "--output", "json"]) == 5
+    assert guarded(["status", "--output", "json"]) == 5
     captured = capsys.readouterr()
     assert captured.out == ""
     expected = {"message": "cp1 is gone", "hint": "look", "exitCode": 5, "continue": ""}
@@ -112,13 +117,13 @@ def test_errors_are_json_when_output_is(inventory, monkeypatch, capsys):
 def test_the_kubeconfig_file_is_private(inventory, capsys):
     """It holds a private key: mode 0600, and an existing file is replaced whole."""
     state = inventory.parent / "state/freehold/t"
-    assert cli.run(["kubeconfig"]) == 3
+    assert guarded(["kubeconfig"]) == 3
     state.mkdir(parents=True, mode=0o700)
     (state / "kubeconfig").write_text("kind: Config\n")
     target = inventory.parent / "out"
     target.write_text("old")
     target.chmod(0o644)
-    assert cli.run(["kubeconfig", "-o", str(target)]) == 0
+    assert guarded(["kubeconfig", "-o", str(target)]) == 0
     assert target.read_text() == "kind: Config\n"
     assert target.stat().st_mode & 0o777 == 0o600
 
@@ -138,3 +143,16 @@ def test_the_documented_exit_codes_are_those_of_the_code():
     for kind in classes:
         assert rows[str(kind.exit_code)] == kind.meaning
     assert set(rows) == {"0", "1", "2", "3", "4", "5", "6", "130"}
+
+
+def test_an_interrupt_while_we_start_leaves_no_traceback(tmp_path):
+    """Ctrl-C before the command line has begun ends the process at once, without a word."""
+    (tmp_path / "gevent.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "freehold_installer", "version"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
