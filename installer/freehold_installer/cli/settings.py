@@ -113,5 +113,5 @@ def of(context: typer.Context) -> Settings:
     """Return the settings of this invocation."""
     settings = context.obj
     if not isinstance(settings, Settings):
-        raise TypeError("the command line was not started by cli.run")
+        raise TypeError("the command line was not started by guarded")
     return settings
