@@ -89,5 +89,5 @@ class DnsClients:
             pass
         user, group = files.owner_name(os.geteuid()), files.group_name(os.getegid())
         files.write_atomic(self._wanted.path, content, 0o644, user, group)
-        journal.info("list of DNS clients written", addresses=list(addresses))
+        journal.info("list of DNS clients written", path=self._wanted.path, addresses=len(addresses))
         return True

@@ -79,15 +79,19 @@ def test_every_file_is_read_once_a_day(tmp_path: Path) -> None:
     assert sorted(turns) == sorted(artifact.title for artifact in artifacts)
 
 
-def test_a_rotten_file_is_no_longer_believed(
-    machine: WatchedMachine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A file whose bytes differ behind unchanged times is found, and the next look sees its true digest."""
+@pytest.fixture
+def reading(machine: WatchedMachine, monkeypatch: pytest.MonkeyPatch) -> Rehash:
+    """What reads files anew, when it is the program's turn, whose digest is known."""
     path = machine.path(paths.STORE + "/" + PROGRAM.sha256)
-    hashes = str(machine.path(paths.HASHES))
-    HashCache(hashes).remember({str(path): PROGRAM.sha256})
-    reading = Rehash("w1", root=str(machine.root))
-    monkeypatch.setattr(reading, "next", lambda artifacts: artifacts[0])
+    HashCache(str(machine.path(paths.HASHES))).remember({str(path): PROGRAM.sha256})
+    turn = Rehash("w1", root=str(machine.root))
+    monkeypatch.setattr(turn, "next", lambda artifacts: artifacts[0])
+    return turn
+
+
+def test_a_rotten_file_is_no_longer_believed(machine: WatchedMachine, reading: Rehash) -> None:
+    """A file whose bytes differ behind unchanged times is found, and the next look sees its true digest."""
+    path, hashes = machine.path(paths.STORE + "/" + PROGRAM.sha256), str(machine.path(paths.HASHES))
     before = os.stat(hashes).st_mtime_ns
     assert reading.check([PROGRAM]) is None
     assert os.stat(hashes).st_mtime_ns == before, "nothing is written for a file that is right"
@@ -97,17 +101,11 @@ def test_a_rotten_file_is_no_longer_believed(
     assert HashCache(hashes).digest(str(path)) == hashlib.sha256(b"Xrogram").hexdigest()
 
 
-def test_a_file_that_the_disk_does_not_give_back_is_damaged(
-    machine: WatchedMachine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_the_disk_does_not_give_back_is_damaged(machine: WatchedMachine, reading: Rehash) -> None:
     """An I/O error is no failure of the glance: the next look finds a file that is to be fetched again."""
-    path = machine.path(paths.STORE + "/" + PROGRAM.sha256)
-    hashes = str(machine.path(paths.HASHES))
-    HashCache(hashes).remember({str(path): PROGRAM.sha256})
+    path, hashes = machine.path(paths.STORE + "/" + PROGRAM.sha256), str(machine.path(paths.HASHES))
     path.unlink()
     path.symlink_to("/proc/self/mem")  # nothing can be read at its beginning: EIO
-    reading = Rehash("w1", root=str(machine.root))
-    monkeypatch.setattr(reading, "next", lambda artifacts: artifacts[0])
     assert reading.check([PROGRAM]) == PROGRAM
     assert HashCache(hashes).digest(str(path)) not in (None, PROGRAM.sha256)
 
