@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.support.api_from_machine import ApiFromMachine
 from tests.support.cluster import Cluster
-from tests.support.kubectl import Kubectl
+from tests.support.kubectl import Kubectl, wait_for
 
 from freehold_bootstrap import identities
 
@@ -192,7 +192,12 @@ def test_an_account_without_rights(here: Kubectl) -> None:
         assert here("auth", "can-i", verb, resource, account, check=False).stdout.strip() == "no"
     here("create", "role", "reader", "--verb=get,list", "--resource=pods")
     here("create", "rolebinding", "reader", "--role=reader", f"--serviceaccount={here.namespace}:default")
-    assert here("auth", "can-i", "list", "pods", account, check=False).stdout.strip() == "yes"
+
+    def allowed() -> bool:
+        return here("auth", "can-i", "list", "pods", account, check=False).stdout.strip() == "yes"
+
+    # The authorizer follows roles by a watch: it may hear of a new one after whoever made it.
+    wait_for(allowed, 20, "the new right")
     assert here("auth", "can-i", "delete", "pods", account, check=False).stdout.strip() == "no"
 
 
