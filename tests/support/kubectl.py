@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-TIMEOUT = 60.0
-"""Seconds a command may take unless told otherwise."""
+TIMEOUT = 120.0
+"""Seconds a command may take unless told otherwise; on an idle host most take a tenth of one, and pods a few."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
 _SHOWN_LINES = 40
 T = TypeVar("T")
