@@ -195,7 +195,7 @@ def test_labels_and_taints_arrive(
     assert node["metadata"]["labels"]["example.org/rack"] == "r2"
     assert not [taint for taint in node["spec"].get("taints", ()) if taint["key"] == "example.org/new"]
     wait_for(
-        lambda: _document(cluster, spare)["labels"].get("example.org/rack") == "r2", 20, "the newer document"
+        lambda: _document(cluster, spare)["labels"].get("example.org/rack") == "r2", 60, "the newer document"
     )
     assert _document(cluster, spare)["generation"] > before
 

@@ -144,7 +144,7 @@ def wait_until_nothing_runs_remotely(cluster: Cluster, seconds: float = 60) -> N
     wait_for(gone, seconds, "the installer's programs on the machines end with it")
 
 
-def wait_until_tests_are_gone(cluster: Cluster, seconds: float = 90) -> None:
+def wait_until_tests_are_gone(cluster: Cluster, seconds: float = 180) -> None:
     """Return once the namespaces of single tests, which are deleted in their own time, are gone."""
 
     def gone() -> bool:

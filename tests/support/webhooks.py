@@ -44,4 +44,4 @@ def wait_until_asked(here: Kubectl) -> None:
         labels: dict[str, str] = answer.json["metadata"].get("labels", {})
         return labels.get("mutated-by") == "test-webhook"
 
-    wait_for(asked, 20, "the webhooks in use")
+    wait_for(asked, 60, "the webhooks in use")
