@@ -8,16 +8,16 @@ import gevent.monkey
 
 gevent.monkey.patch_all()
 
-import signal  # noqa: E402 - nothing may come before the patch
-import sys  # noqa: E402
+import sys  # noqa: E402 - nothing may come before the patch
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
     from freehold_installer.cli import run
+    from freehold_installer.engine.interrupts import interrupts_reach_us
 
-    # Both end a run in order, from its first moment on.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A signal ends a run in order, from its first moment on.
+    interrupts_reach_us()
     sys.exit(run(sys.argv[1:]))
 
 
