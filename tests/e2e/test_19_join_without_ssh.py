@@ -364,7 +364,7 @@ def test_leaving_leaves_nothing(
     joined: tuple[dict[str, Any], Pasted],
 ) -> None:
     """`node remove` and `freehold-agent leave` on the machine: nothing of freehold is left there."""
-    said = operator("node", "remove", spare, "--timeout", "1m", "--yes")
+    said = operator("node", "remove", spare, "--timeout", "3m", "--yes")
     assert not said.failed, str(said)
     cluster.run(spare, f"{AGENT} leave --yes", timeout=120)
     found = differences(untouched[spare], inventory_of(cluster.lab, spare), expected=("/etc/cni",))
