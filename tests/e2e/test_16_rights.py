@@ -136,7 +136,7 @@ def test_a_node_reaches_no_other_kubelet(worker: ApiFromMachine, cluster: Cluste
         url = f"https://{cluster.address(cluster.workers[1])}:10250/{path}"
         said = cluster.run(
             worker.machine,
-            "curl --silent --max-time 5 --output /dev/null --write-out '%{http_code}' "
+            "curl --silent --max-time 30 --output /dev/null --write-out '%{http_code}' "
             f"--cacert /etc/kubernetes/pki/ca.crt --cert {credential} --key {credential} {url}",
         )
         assert said == str(FORBIDDEN), path
@@ -176,7 +176,7 @@ def test_kubelets_refuse_strangers(cluster: Cluster) -> None:
     """A kubelet answers nothing without a credential, and has no read-only port."""
     for node in cluster.nodes:
         url = f"https://{cluster.address(node)}:10250/pods"
-        told = "--silent --max-time 5 --output /dev/null --write-out '%{http_code}'"
+        told = "--silent --max-time 30 --output /dev/null --write-out '%{http_code}'"
         said = cluster.run(cluster.workers[0], f"curl {told} --cacert /etc/kubernetes/pki/ca.crt {url}")
         assert said == str(UNAUTHORIZED), node
         plain = cluster.run(

@@ -351,7 +351,7 @@ def test_a_lost_certificate_is_renewed_with_a_token(
     uid = kubectl.json("get", "node", spare)["metadata"]["uid"]
     cluster.run(spare, f"systemctl stop kubelet; rm {paths.KUBELET_STATE}/pki/kubelet-client-*")
     made = operator("node", "rejoin", spare, "--output", "json").json
-    cluster.run(spare, f"{AGENT} renew --token-file -", stdin=made["token"] + "\n", timeout=120)
+    cluster.run(spare, f"{AGENT} renew --token-file -", stdin=made["token"] + "\n", timeout=300)
     kubectl.wait(f"node/{spare}", "condition=Ready", timeout=60)
     assert kubectl.json("get", "node", spare)["metadata"]["uid"] == uid
 
@@ -366,6 +366,6 @@ def test_leaving_leaves_nothing(
     """`node remove` and `freehold-agent leave` on the machine: nothing of freehold is left there."""
     said = operator("node", "remove", spare, "--timeout", "3m", "--yes")
     assert not said.failed, str(said)
-    cluster.run(spare, f"{AGENT} leave --yes", timeout=120)
+    cluster.run(spare, f"{AGENT} leave --yes", timeout=300)
     found = differences(untouched[spare], inventory_of(cluster.lab, spare), expected=("/etc/cni",))
     assert not found, "\n".join(found)

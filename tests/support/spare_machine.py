@@ -39,4 +39,4 @@ def taken_out(cluster: Cluster, machine: str, directory: Path) -> Iterator[Path]
 def remove(cluster: Cluster, machine: str, inventory: Path) -> None:
     """Have a machine out of the cluster and clean, whatever came of it before."""
     cluster.freehold("node", "remove", machine, "--no-drain", "--yes", inventory=inventory)
-    cluster.run(machine, f"test ! -e {paths.AGENT_ZIPAPP} || {AGENT} leave --yes", timeout=120)
+    cluster.run(machine, f"test ! -e {paths.AGENT_ZIPAPP} || {AGENT} leave --yes", timeout=300)
