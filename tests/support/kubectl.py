@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 TIMEOUT = 120.0
-"""Seconds a command may take unless told otherwise; on an idle host most take a tenth of one, and pods a few."""
+"""Seconds a command may take unless told otherwise."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
 _SHOWN_LINES = 40
 T = TypeVar("T")
