@@ -19,10 +19,10 @@ import sys  # noqa: E402 - nothing else may come before the patch
 def main() -> None:
     """Run the command line and exit with its code."""
     from freehold_installer.cli.outcome import guarded
+    from freehold_installer.engine.interrupts import interrupts_reach_us
 
-    # Both end a run in order.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A signal ends a run in order from here on.
+    interrupts_reach_us()
     sys.exit(guarded(sys.argv[1:]))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.support.cluster import Cluster
-from tests.support.kubectl import Answer
+from tests.support.kubectl import Answer, wait_for
 from tests.support.lab import Lab
 from tests.support.outside import Snapshot, differences
 from tests.support.program import Freehold
@@ -65,10 +65,14 @@ def planned(lab: Lab, freehold: Freehold, tmp_path_factory: pytest.TempPathFacto
     """Plans on machines that nobody has installed anything on."""
     for machine in lab.machines:
         lab.wait_for_ssh(machine)
+        # SSH answers before the last units of a boot have started.
+        lab.exec(machine, "systemctl", "is-system-running", "--wait", check=False)
     kept = tmp_path_factory.mktemp("plan") / "plan.json"
+    _sessions_end(lab)
     before, state_before = Snapshot.of_all(lab), list(_tree(freehold.state_home))
     text, as_json = freehold("plan"), freehold("plan", "--output", "json")
     longest = freehold("plan", "--verbose", "--out", str(kept))
+    _sessions_end(lab)
     after, state_after = Snapshot.of_all(lab), list(_tree(freehold.state_home))
     assert kept.exists(), str(longest)
     return Planned(before, after, state_before, state_after, text, as_json, longest, kept.read_bytes())
@@ -242,6 +246,16 @@ def test_no_secret_in_any_plan(planned: Planned, applied: Cluster, first_apply: 
         assert [secret for secret, parts in needles.items() if any(part in output for part in parts)] == [], (
             name
         )
+
+
+def _sessions_end(lab: Lab) -> None:
+    """Return once no session of SSH is left on any machine: it ends a moment after its command."""
+    for machine in lab.machines:
+
+        def ended(machine: str = machine) -> bool:
+            return lab.exec(machine, "pgrep", "--full", "^sshd.*: freehold", check=False).returncode == 1
+
+        wait_for(ended, 30, f"sessions on {machine} to end")
 
 
 def _planned_paths(keys: set[str]) -> Iterator[str]:

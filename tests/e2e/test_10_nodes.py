@@ -74,7 +74,7 @@ def test_everything_says_it_is_healthy(cluster: Cluster) -> None:
     for machine in cluster.nodes:
         checks = ("http://127.0.0.1:10248/healthz", "http://127.0.0.1:10256/healthz")
         checks = (*checks, *(control if machine == cluster.control_plane else ()))
-        lines = (f"echo {check}; curl --silent --show-error --fail --max-time 5 {check}" for check in checks)
+        lines = (f"echo {check}; curl --silent --show-error --fail --max-time 30 {check}" for check in checks)
         cluster.run(machine, "\n".join(lines))
 
 
@@ -134,7 +134,7 @@ def test_kubelets_serve_certificates_of_the_cluster(cluster: Cluster) -> None:
     for node in cluster.nodes:
         address = cluster.address(node)
         with (
-            socket.create_connection((address, 10250), timeout=5) as raw,
+            socket.create_connection((address, 10250), timeout=30) as raw,
             trusting.wrap_socket(raw, server_hostname=address) as secured,
         ):
             assert secured.getpeercert()

@@ -2,7 +2,7 @@
 
 import pytest
 from tests.support.cluster import Cluster
-from tests.support.kubectl import Kubectl
+from tests.support.kubectl import Kubectl, wait_for
 from tests.support.pods import Pod, from_machine, from_pod, pods_by_node
 
 TIMES = 30
@@ -63,13 +63,17 @@ def test_a_service_with_its_endpoint_next_door(
     here.apply(*cluster.objects("loop", node=node))
     here.wait("pod/loop", "condition=Ready")
     url = f"http://{_cluster_ip(here, 'loop')}/"
+    for machine in cluster.nodes:
+
+        def answered(machine: str = machine) -> bool:
+            return cluster.run(machine, f"curl --silent --show-error --max-time 5 {url}") == "it is me"
+
+        # Each node's kube-proxy hears in its own time that the pod is ready, and refuses until then.
+        wait_for(answered, 30, f"{machine} -> {node}")
     command = ("timeout", "5", "wget", "-q", "-O-", url)
     assert here.exec("loop", *command).stdout == "it is me\n", "a pod reaches itself through its Service"
     for shell in shells.values():
         assert echo.exec(shell.name, *command).stdout == "it is me\n", f"{shell.node} -> {node}"
-    for machine in cluster.nodes:
-        said = cluster.run(machine, f"curl --silent --show-error --max-time 5 {url}")
-        assert said == "it is me", f"{machine} -> {node}"
 
 
 def test_a_node_port(cluster: Cluster, echo: Kubectl, servers: dict[str, Pod]) -> None:

@@ -69,7 +69,7 @@ def test_top_nodes(cluster: Cluster, kubectl: Kubectl) -> None:
         assert all(re.fullmatch(r"[1-9]\d*Mi", figure) for figure in figures.values()), lines
         return True
 
-    wait_for(measured, 60, "figures of all nodes")
+    wait_for(measured, 120, "figures of all nodes")
 
 
 def test_top_pods(cluster: Cluster, echo: Kubectl) -> None:
@@ -80,7 +80,7 @@ def test_top_pods(cluster: Cluster, echo: Kubectl) -> None:
         assert len(lines) == 2 * len(cluster.nodes), lines
         return True
 
-    wait_for(measured, 60, "figures of all pods")
+    wait_for(measured, 120, "figures of all pods")
 
 
 def test_proxy_to_a_pod(echo: Kubectl, shells: dict[str, Pod]) -> None:

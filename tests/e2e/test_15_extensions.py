@@ -24,7 +24,7 @@ def test_a_custom_resource(here: Kubectl) -> None:
     """An object of the schema is stored, one that breaks it is refused with the reason."""
     pond = {"apiVersion": "test.freehold.io/v1", "kind": "Pond", "metadata": {"name": "mill"}}
     # Discovery of a new kind takes a moment.
-    wait_for(lambda: here.apply({**pond, "spec": {"depth": 3}}), 15, "the new kind")
+    wait_for(lambda: here.apply({**pond, "spec": {"depth": 3}}), 60, "the new kind")
     assert here.json("get", "pond", "mill")["spec"] == {"depth": 3, "fish": "carp"}
     for spec, reason in (
         ({"depth": 0}, "greater than or equal to 1"),
@@ -42,7 +42,7 @@ def test_an_aggregated_api(cluster: Cluster, kubectl: Kubectl) -> None:
     assert not spec.get("insecureSkipTLSVerify")
     assert spec["caBundle"]
     items = wait_for(
-        lambda: kubectl("get", "--raw", "/apis/metrics.k8s.io/v1beta1/nodes").json["items"], 60, "figures"
+        lambda: kubectl("get", "--raw", "/apis/metrics.k8s.io/v1beta1/nodes").json["items"], 120, "figures"
     )
     assert {item["metadata"]["name"] for item in items} <= set(cluster.nodes)
 
@@ -96,4 +96,4 @@ def test_a_webhook_that_cannot_be_verified_is_not_believed(
         answer = here("create", "configmap", "x", "--dry-run=server", check=False)
         return answer.failed and "x509" in answer.stderr
 
-    wait_for(refused, 20, "an error about the certificate")
+    wait_for(refused, 60, "an error about the certificate")

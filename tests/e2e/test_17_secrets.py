@@ -126,11 +126,13 @@ def _etcd(cluster: Cluster, *arguments: str) -> bytes:
             f"--cacert={pki / 'etcd' / 'ca.crt'}",
             f"--cert={client}.crt",
             f"--key={client}.key",
+            "--dial-timeout=30s",
+            "--command-timeout=30s",
             *arguments,
         ],
         capture_output=True,
         check=False,
-        timeout=30,
+        timeout=60,
         env=dict(os.environ),
     )
     assert done.returncode == 0, done.stderr.decode()
@@ -145,7 +147,7 @@ def _files_with(cluster: Cluster, machine: str, word: str, place: str) -> list[s
 
 def _ask(context: ssl.SSLContext, address: str, port: int) -> None:
     with (
-        socket.create_connection((address, port), timeout=5) as raw,
+        socket.create_connection((address, port), timeout=30) as raw,
         context.wrap_socket(raw, server_hostname=address) as secured,
     ):
         secured.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")

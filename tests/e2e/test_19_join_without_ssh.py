@@ -114,7 +114,7 @@ def test_a_pasted_line_makes_a_node(
     _, pasted = joined
     assert pasted.code == 0, pasted.shown
     assert "is a node of the cluster" in pasted.last
-    kubectl.wait(f"node/{spare}", "condition=Ready", timeout=60)
+    kubectl.wait(f"node/{spare}", "condition=Ready")
     node = kubectl.json("get", "node", spare)
     assert node["metadata"]["labels"]["example.org/rack"] == "r1"
     assert {"key": "example.org/new", "effect": "NoSchedule"} in node["spec"]["taints"]
@@ -195,7 +195,7 @@ def test_labels_and_taints_arrive(
     assert node["metadata"]["labels"]["example.org/rack"] == "r2"
     assert not [taint for taint in node["spec"].get("taints", ()) if taint["key"] == "example.org/new"]
     wait_for(
-        lambda: _document(cluster, spare)["labels"].get("example.org/rack") == "r2", 20, "the newer document"
+        lambda: _document(cluster, spare)["labels"].get("example.org/rack") == "r2", 60, "the newer document"
     )
     assert _document(cluster, spare)["generation"] > before
 
@@ -212,15 +212,16 @@ def test_local_volumes_work_there(
     cluster.load_images()
     image = cluster.bundle.image("busybox")
     here.apply(volumes.claim("data"), volumes.pod("writer", image, ["data"], node=spare))
-    here.wait("pod/writer", "condition=Ready", 60)
+    here.wait("pod/writer", "condition=Ready")
     here.exec("writer", "sh", "-c", "echo hello > /data/0/file")
     name = here.json("get", "pvc", "data")["spec"]["volumeName"]
     assert cluster.run(spare, f"cat {paths.VOLUMES}/{name}/file") == "hello"
     address = cluster.address(cluster.control_plane)
     polls = f"ss -Htn state established dst {address} dport = :{paths.JOIN_PORT} | wc -l"
-    assert cluster.run(spare, polls) == "1"
+    # A report about volumes takes a connection of its own for a moment.
+    wait_for(lambda: cluster.run(spare, polls) == "1", 30, "one connection, and no other")
     here("delete", "pod/writer", "pvc/data")
-    here.wait(f"pv/{name}", "delete", 60)
+    here.wait(f"pv/{name}", "delete")
     assert cluster.run(spare, f"ls {paths.VOLUMES}") == ""
 
 
@@ -247,7 +248,7 @@ def test_drain_lets_pods_go_elsewhere(
     assert spare not in _nodes_of(here, "web")
     here.rolled_out("deployment/web")
     assert kubectl.json("get", "node", spare)["spec"]["unschedulable"] is True
-    wait_for(lambda: not _logs_of(cluster, spare, "web-"), 60, "its containers to end")
+    wait_for(lambda: not _logs_of(cluster, spare, "web-"), LOGS_STAY, "its containers to end")
     assert not operator("node", "drain", spare, "--undo").failed
     assert "unschedulable" not in kubectl.json("get", "node", spare)["spec"]
 
@@ -255,6 +256,10 @@ def test_drain_lets_pods_go_elsewhere(
 def _nodes_of(here: Kubectl, app: str) -> set[str]:
     pods = here.json("get", "pods", f"--selector=app={app}")["items"]
     return {pod["spec"].get("nodeName", "") for pod in pods if "deletionTimestamp" not in pod["metadata"]}
+
+
+LOGS_STAY = 180.0
+"""Seconds: a kubelet looks only once a minute for logs that nobody needs any more."""
 
 
 def _logs_of(cluster: Cluster, machine: str, name: str) -> list[str]:
@@ -275,8 +280,8 @@ def test_a_removed_node_is_nobody(
     here("create", "secret", "generic", "password", "--from-literal=password=swordfish")
     cluster.load_images()
     here.apply(*cluster.objects("with-secret", node=spare), *cluster.objects("job-with-secret", node=spare))
-    here.wait("pod/with-secret", "condition=Ready", timeout=60)
-    wait_for(lambda: here.json("get", "job", "job")["status"].get("ready") == 1, 60, "the pod of a Job")
+    here.wait("pod/with-secret", "condition=Ready")
+    wait_for(lambda: here.json("get", "job", "job")["status"].get("ready") == 1, 120, "the pod of a Job")
     pod = here.json("get", "pod", "with-secret")
     api = ApiFromMachine(cluster, spare)
     secret = f"/api/v1/namespaces/{here.namespace}/secrets/password"
@@ -293,7 +298,7 @@ def test_a_removed_node_is_nobody(
     assert asked_document(cluster, spare) == "410"
     wait_for(
         lambda: "was removed from the cluster" in cluster.run(spare, f"{AGENT} status || true"),
-        60,
+        120,
         "the agent to say so",
     )
     assert spare not in [node["metadata"]["name"] for node in kubectl.json("get", "nodes")["items"]]
@@ -321,7 +326,7 @@ def test_it_comes_back_after_kills(
         assert killed.killed or killed.code == 0, (place, killed.shown)
     again = paste(cluster.lab, spare, made)
     assert again.code == 0, again.shown
-    kubectl.wait(f"node/{spare}", "condition=Ready", timeout=60)
+    kubectl.wait(f"node/{spare}", "condition=Ready")
     # What was killed could not clean up after itself: copies of agent and CA.
     cluster.run(spare, "rm -rf /tmp/tmp*")
     _the_old_disk_is_worth_nothing(cluster, spare)
@@ -342,12 +347,12 @@ def test_a_lost_certificate_is_renewed_with_a_token(
     cluster: Cluster, operator: Callable[..., Answer], kubectl: Kubectl, spare: str, make: Make
 ) -> None:
     """`node rejoin` and `freehold-agent renew`: a new certificate, pods and data stay."""
-    kubectl.wait(f"node/{spare}", "condition=Ready", timeout=60)
+    kubectl.wait(f"node/{spare}", "condition=Ready")
     uid = kubectl.json("get", "node", spare)["metadata"]["uid"]
     cluster.run(spare, f"systemctl stop kubelet; rm {paths.KUBELET_STATE}/pki/kubelet-client-*")
     made = operator("node", "rejoin", spare, "--output", "json").json
-    cluster.run(spare, f"{AGENT} renew --token-file -", stdin=made["token"] + "\n", timeout=120)
-    kubectl.wait(f"node/{spare}", "condition=Ready", timeout=60)
+    cluster.run(spare, f"{AGENT} renew --token-file -", stdin=made["token"] + "\n", timeout=300)
+    kubectl.wait(f"node/{spare}", "condition=Ready")
     assert kubectl.json("get", "node", spare)["metadata"]["uid"] == uid
 
 
@@ -359,8 +364,8 @@ def test_leaving_leaves_nothing(
     joined: tuple[dict[str, Any], Pasted],
 ) -> None:
     """`node remove` and `freehold-agent leave` on the machine: nothing of freehold is left there."""
-    said = operator("node", "remove", spare, "--timeout", "1m", "--yes")
+    said = operator("node", "remove", spare, "--timeout", "3m", "--yes")
     assert not said.failed, str(said)
-    cluster.run(spare, f"{AGENT} leave --yes", timeout=120)
+    cluster.run(spare, f"{AGENT} leave --yes", timeout=300)
     found = differences(untouched[spare], inventory_of(cluster.lab, spare), expected=("/etc/cni",))
     assert not found, "\n".join(found)

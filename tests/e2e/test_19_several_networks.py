@@ -14,7 +14,7 @@ from tests.support.cluster import Cluster
 from tests.support.kubectl import Kubectl, wait_for
 from tests.support.paste_on_machine import Pasted, paste
 from tests.support.pods import from_machine, from_pod, pods_by_node
-from tests.support.spare_machine import remove, taken_out
+from tests.support.spare_machine import IMAGES_COME, remove, taken_out
 
 from freehold_agent.contract import paths
 
@@ -111,7 +111,7 @@ def test_through_a_router(
     assert cluster.freehold("plan", inventory=smaller).code == 0, "the list of nodes is no change to plan"
     remove(cluster, spare, smaller)
     wait_for(
-        lambda: _dns_code(cluster, spare, FAR) == dns.REFUSED, 20, "the removed machine to be a stranger"
+        lambda: _dns_code(cluster, spare, FAR) == dns.REFUSED, 60, "the removed machine to be a stranger"
     )
 
 
@@ -135,7 +135,9 @@ def _belongs(cluster: Cluster, echo: Kubectl, spare: str) -> None:
     """Fail unless this node's pods and all others reach each other, by address, name and Service; and logs and exec."""
     cluster.load_images()
     wait_for(
-        lambda: spare in pods_by_node(echo, "echo") and spare in pods_by_node(echo, "shell"), 60, "its pods"
+        lambda: spare in pods_by_node(echo, "echo") and spare in pods_by_node(echo, "shell"),
+        IMAGES_COME,
+        "its pods",
     )
     echo.rolled_out("daemonset/echo", "daemonset/shell")
     node = cluster.kubectl.json("get", "node", spare)

@@ -94,7 +94,7 @@ def test_data_outlives_pod_agent_and_machine(cluster: Cluster, here: Kubectl, im
     story.node_is_back(here, node)
     story.pods_are_back(here, node)
     assert here.exec("two", "cat", "/data/0/file").stdout == "precious\n"
-    wait_for(lambda: nothing_to_apply(cluster), 60, "nothing to apply")
+    wait_for(lambda: nothing_to_apply(cluster), PATIENCE, "nothing to apply")
 
 
 def test_deleted_claims_take_their_data_with_them(cluster: Cluster, here: Kubectl, image: str) -> None:
@@ -178,7 +178,7 @@ def test_a_claim_that_fits_nowhere_says_so(
 
 def test_hostile_names_stay_in_their_place(cluster: Cluster, kubectl: Kubectl, image: str) -> None:
     """The longest and oddest names that Kubernetes takes: every directory is `pvc-UUID` all the same."""
-    namespace = "n" * 63
+    namespace = "t-" + "n" * 61
     there = make_namespace(kubectl, namespace)
     try:
         names = [
@@ -212,7 +212,7 @@ def test_a_claim_given_up_leaves_nothing(cluster: Cluster, here: Kubectl, image:
         here.apply(volumes.claim("data"), volumes.pod("never", image, ["data"], node=node))
         wait_for(
             lambda: "selected-node" in str(here.json("get", "pvc", "data")["metadata"]),
-            30,
+            PATIENCE,
             "a node is chosen",
         )
         uid = here.json("get", "pvc", "data")["metadata"]["uid"]
@@ -221,7 +221,9 @@ def test_a_claim_given_up_leaves_nothing(cluster: Cluster, here: Kubectl, image:
         cluster.run(node, "systemctl start freehold-agent")
     here.apply(volumes.claim("next"), volumes.pod("next", image, ["next"], node=node))
     here.wait("pod/next", "condition=Ready", PATIENCE)
-    wait_for(lambda: set(listing(cluster, node)) <= {*before, own(here, "next")}, 30, "nothing else is there")
+    wait_for(
+        lambda: set(listing(cluster, node)) <= {*before, own(here, "next")}, PATIENCE, "nothing else is there"
+    )
     assert here("get", "pv", f"pvc-{uid}", check=False).failed
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from tests.support import running
 from tests.support.cluster import Cluster
-from tests.support.kubectl import Answer
+from tests.support.kubectl import Answer, wait_for
 
 from freehold_agent.contract import paths
 
@@ -96,11 +96,15 @@ def test_apply_restarts_only_what_is_affected(cluster: Cluster, changed: Path, p
         )
         assert running.restarted(before[machine], running.units(cluster, machine)) == expected, machine
     assert cluster.freehold("plan", inventory=changed).code == 0
-    capacity = {
-        node["metadata"]["name"]: node["status"]["capacity"]["pods"]
-        for node in cluster.kubectl.json("get", "nodes")["items"]
-    }
-    assert capacity == dict.fromkeys(cluster.nodes, str(MAX_PODS))
+
+    def capacity() -> bool:
+        nodes = cluster.kubectl.json("get", "nodes")["items"]
+        found = {node["metadata"]["name"]: node["status"]["capacity"]["pods"] for node in nodes}
+        assert found == dict.fromkeys(cluster.nodes, str(MAX_PODS))
+        return True
+
+    # A kubelet that has started says so when it reports next.
+    wait_for(capacity, 60, "the new limit on each Node")
     arguments = cluster.run(cluster.control_plane, "tr '\\0' ' ' </proc/$(pgrep -x kube-scheduler)/cmdline")
     assert "--v=1" in arguments
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.support import running
+from tests.support import program, running
 from tests.support.applying import Applying, Moment, step
 from tests.support.cluster import Cluster
 
@@ -80,7 +80,7 @@ def test_an_interrupted_apply_ends_in_order(
     applying = Applying(cluster.freehold, inventories[inventory])
     assert applying.until(MOMENTS[moment]), "".join(applying.said)
     applying.process.send_signal(number)
-    code, said = applying.end(seconds=10)
+    code, said = applying.end()
     assert code == 130, said
     error = applying.error()
     assert (error["message"], error["exitCode"]) == ("interrupted", 130)
@@ -106,5 +106,5 @@ def test_two_at_once(cluster: Cluster, inventories: list[Path]) -> None:
         assert cluster.freehold("plan", inventory=inventories[1]).code == 2
     finally:
         first.process.send_signal(signal.SIGCONT)
-    code, said = first.end(seconds=60)
+    code, said = first.end(program.TIMEOUT)
     assert code == 0, said

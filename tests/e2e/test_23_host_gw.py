@@ -10,6 +10,7 @@ import yaml
 from tests.support.cluster import Cluster
 from tests.support.kubectl import Kubectl, wait_for
 from tests.support.pods import from_pod, pods_by_node
+from tests.support.whole import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def test_pod_networks_are_routes_to_their_nodes(cluster: Cluster, host_gw: None)
             routes = cluster.run(machine, "ip -4 route")
             return all(f"via {address} " in routes + " " for address in others)
 
-        wait_for(routed, 30, f"routes of {machine} to the pods of {others}")
+        wait_for(routed, PATIENCE, f"routes of {machine} to the pods of {others}")
 
 
 def test_pods_reach_pods_without_an_overlay(cluster: Cluster, echo: Kubectl, host_gw: None) -> None:
@@ -52,7 +53,7 @@ def test_pods_reach_pods_without_an_overlay(cluster: Cluster, echo: Kubectl, hos
                 shell.address
             }
 
-        wait_for(answered, 30, f"answers of all pods to {shell.name}")
+        wait_for(answered, PATIENCE, f"answers of all pods to {shell.name}")
 
 
 def _overlay_is_back(cluster: Cluster) -> None:
@@ -64,4 +65,4 @@ def _overlay_is_back(cluster: Cluster) -> None:
             pods = [line for line in routes if line.startswith("10.244.") and "cni0" not in line]
             return len(pods) == len(cluster.nodes) - 1 and all("flannel.1" in line for line in pods)
 
-        wait_for(through_the_overlay, 30, f"routes of {machine} over flannel.1")
+        wait_for(through_the_overlay, PATIENCE, f"routes of {machine} over flannel.1")

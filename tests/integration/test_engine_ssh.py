@@ -376,8 +376,10 @@ def test_an_interrupted_run_ends_with_130_at_once(server):
     """Ctrl-C while a remote command runs: exit code 130, and the remote side ends too."""
     code = PRELUDE + textwrap.dedent(
         """
+        from freehold_installer.engine.interrupts import interrupts_reach_us
         from freehold_installer.engine.lanes import Lane, Phase, run_phases
         from types import SimpleNamespace
+        interrupts_reach_us()
         m = machine()
         def phase(lane):
             print("up", flush=True)

@@ -46,7 +46,7 @@ class Applying:
                 return True
         return False
 
-    def end(self, seconds: float = 30) -> tuple[int, str]:
+    def end(self, seconds: float = 60) -> tuple[int, str]:
         """Return exit code and all that was said, once it has ended."""
         assert self.process.stderr is not None
         watchdog = threading.Timer(seconds, self.process.kill)

@@ -95,7 +95,7 @@ class Cluster:
         return Kubectl(self.bundle.file("bin/kubectl"), self.kubeconfig)
 
     def run(
-        self, machine: str, script: str, *, stdin: str = "", check: bool = True, timeout: float = 60
+        self, machine: str, script: str, *, stdin: str = "", check: bool = True, timeout: float = 120
     ) -> str:
         """Run a shell script as root on a machine; return its standard output without the last newline.
 

@@ -64,13 +64,13 @@ class Lab:
         *command: str,
         input: str | None = None,  # noqa: A002 - as subprocess.run names it
         check: bool = True,
-        timeout: float = 60,
+        timeout: float = 120,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command as root in a machine, past SSH and its network: proof from outside."""
         return self._command("exec", name, "--", *command, input=input, check=check, timeout=timeout)
 
     def ssh(
-        self, name: str, command: str, *, check: bool = True, timeout: float = 60
+        self, name: str, command: str, *, check: bool = True, timeout: float = 120
     ) -> subprocess.CompletedProcess[str]:
         """Run a shell command line as the user freehold over SSH, the host key pinned."""
         return self._command("ssh", name, "--", command, check=check, timeout=timeout)
@@ -120,7 +120,7 @@ class Lab:
         loaded: dict[str, Any] = yaml.safe_load(self.inventory_path.read_text(encoding="utf-8"))
         return loaded
 
-    def wait_for_ssh(self, name: str, seconds: float = 20) -> None:
+    def wait_for_ssh(self, name: str, seconds: float = 60) -> None:
         """Return once sshd of a machine that was just started lets us in; raise TimeoutError otherwise."""
         until = time.monotonic() + seconds
         while self.ssh(name, "true", check=False).returncode:
@@ -132,7 +132,7 @@ class Lab:
         *arguments: str,
         input: str | None = None,  # noqa: A002
         check: bool = True,
-        timeout: float = 120,
+        timeout: float = 300,
     ) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "FREEHOLD_LAB": self.name, "FREEHOLD_LAB_SHAPE": self.shape}
         done = subprocess.run(

@@ -61,7 +61,6 @@ class Snapshot:
             "-B",
             "-",
             input=f"ALIVE, TIMELESS = {ALIVE!r}, {TIMELESS!r}\n{LOOK}",
-            timeout=60,
         )
         data = json.loads(gzip.decompress(base64.b64decode(done.stdout)))
         return cls(machine, data.pop("files"), data.pop("processes"), data)

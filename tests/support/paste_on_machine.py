@@ -82,7 +82,7 @@ def paste(
     token: str | None = None,
     environment: Mapping[str, str] | None = None,
     kill_at: str = "",
-    seconds: float = 120.0,
+    seconds: float = 300.0,
 ) -> Pasted:
     """Paste the line of `freehold token create --output json`; with `kill_at`, kill -9 once that text is shown."""
     request = {

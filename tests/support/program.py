@@ -11,7 +11,8 @@ from pathlib import Path
 
 from tests.support.kubectl import Answer
 
-TIMEOUT = 240.0
+TIMEOUT = 400.0
+"""Seconds for one command; the longest, a first apply, takes half a minute on an idle host."""
 
 
 @dataclass(frozen=True)

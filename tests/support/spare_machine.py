@@ -11,6 +11,9 @@ from tests.support.kubectl import wait_for
 from freehold_agent.contract import paths
 
 AGENT = f"python3 -I {paths.AGENT_ZIPAPP}"
+IMAGES_COME = 180.0
+"""Seconds from `load_images` until pods run that were there before: a kubelet that has missed an image twice looks
+again after a minute and a half."""
 
 
 @contextlib.contextmanager
@@ -28,10 +31,12 @@ def taken_out(cluster: Cluster, machine: str, directory: Path) -> Iterator[Path]
     assert not said.failed, str(said)
     cluster.load_images()
     pending = ("--all-namespaces", f"--field-selector=spec.nodeName={machine},status.phase=Pending")
-    wait_for(lambda: not cluster.kubectl.json("get", "pods", *pending)["items"], 60, "its pods to run")
+    wait_for(
+        lambda: not cluster.kubectl.json("get", "pods", *pending)["items"], IMAGES_COME, "its pods to run"
+    )
 
 
 def remove(cluster: Cluster, machine: str, inventory: Path) -> None:
     """Have a machine out of the cluster and clean, whatever came of it before."""
     cluster.freehold("node", "remove", machine, "--no-drain", "--yes", inventory=inventory)
-    cluster.run(machine, f"test ! -e {paths.AGENT_ZIPAPP} || {AGENT} leave --yes", timeout=120)
+    cluster.run(machine, f"test ! -e {paths.AGENT_ZIPAPP} || {AGENT} leave --yes", timeout=300)

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.support.cluster import Cluster
+from tests.support.kubectl import wait_for
 from tests.support.outside import Snapshot
 
 from freehold_agent.contract import paths
 from freehold_agent.contract.conditions import DRIFT
+from freehold_agent.node_report import NOTHING
 
 AGENT = "freehold-agent"
 UNITS = ("containerd", "freehold-images", "kubelet", "kube-proxy", "flannel", AGENT)
@@ -62,7 +64,12 @@ class Watched:
 
     @classmethod
     def begin(cls, cluster: Cluster, node: str) -> "Watched":
-        """Watch from now on."""
+        """Watch from the moment on at which its agent has said that it is as its document says."""
+
+        def told() -> bool:
+            return [one["reason"] for one in _told(cluster, node)["condition"]] == [NOTHING]
+
+        wait_for(told, 120, f"the agent of {node} to have looked")
         return cls(node, time.monotonic(), Traces.of(cluster, node), seconds_used(cluster, node))
 
     def share(self, cluster: Cluster) -> float:

@@ -19,8 +19,8 @@ from .shape import DEFAULT_NAME, Lab, Machine
 
 _LEASES = "/var/lib/cni/networks"
 _EXIT_CODES = "/run/libpod/exits"
-_PATIENCE = 15.0
-"""Seconds within which systemd in a started machine must answer; it takes less than one."""
+_PATIENCE = 60.0
+"""Seconds within which systemd in a started machine must answer; on an idle host it takes less than one."""
 
 
 def revive(lab: Lab, machine: Machine, container: podman.Container) -> bool:

@@ -1,17 +1,17 @@
 """SIGINT and SIGTERM reach the greenlet that waits for all others, wherever the process happens to be."""
 
-import contextlib
 import signal
-from collections.abc import Iterator
 from typing import Any
 
 import gevent
 
 
-@contextlib.contextmanager
-def interrupts_reach_us() -> Iterator[None]:
-    """Deliver SIGINT and SIGTERM to this greenlet. Python raises KeyboardInterrupt in whichever greenlet
-    happens to run, where it would look like a failure of that lane."""
+def interrupts_reach_us() -> None:
+    """Deliver SIGINT and SIGTERM to this greenlet from now on, as KeyboardInterrupt. Call it in the main thread.
+
+    Python raises it in whichever greenlet happens to run: in a lane it would look like that lane's failure, and a
+    thread of an SSH connection would print a traceback and lose it.
+    """
     main = gevent.getcurrent()
 
     def interrupt(_number: int, _frame: Any) -> None:
@@ -19,13 +19,5 @@ def interrupts_reach_us() -> Iterator[None]:
             raise KeyboardInterrupt
         gevent.kill(main, KeyboardInterrupt)
 
-    try:
-        before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: nobody sends us signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)

@@ -16,7 +16,6 @@ import gevent
 from gevent.event import AsyncResult, Event
 
 from freehold_installer.engine import events
-from freehold_installer.engine.interrupts import interrupts_reach_us
 from freehold_installer.errors import FreeholdError, StepError, joined
 
 if TYPE_CHECKING:
@@ -323,8 +322,7 @@ def run_phases(
         lane._runner = gevent.spawn(_run_lane, lane, board)
         runners.append(lane._runner)
     try:
-        with interrupts_reach_us():
-            gevent.joinall(runners, raise_error=True)
+        gevent.joinall(runners, raise_error=True)
     finally:
         gevent.killall(runners, timeout=3)
         outcome.seconds = time.monotonic() - board.begin
