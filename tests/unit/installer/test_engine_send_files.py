@@ -135,9 +135,7 @@ def test_a_connection_that_is_lost_meanwhile(words: str) -> None:
 
 def test_a_connection_that_is_lost_while_a_credential_is_asked_for() -> None:
     """The answer that reaches nobody is no error of its own."""
-    ssh = SubprocessConversation(
-        ["sh", "-c", """exec 0<&-; echo '{"event": "need-credential"}'; exit 255"""]
-    )
+    ssh = SubprocessConversation(["sh", "-c", """exec 0<&-; echo '{"event": "need-credential"}'; exit 255"""])
     program = Program("w1", "join", None, lambda _event: b"secret\n")
     with pytest.raises(StepError, match="w1: joining failed: the connection was lost"):
         program.drive(ssh, b"{}\n", timeout=10)
