@@ -84,7 +84,7 @@ CLOSED = "until nft list set inet freehold closed | grep -q 6443; do sleep 0.01;
 KILL = r"""
 declare -A old
 for unit in $*; do
-  old[$unit]=$(systemctl show --property=MainPID --value $unit); test ${old[$unit]} != 0
+  until old[$unit]=$(systemctl show --property=MainPID --value $unit); test ${old[$unit]} != 0; do sleep 0.1; done
 done
 kill -9 ${old[@]}
 for unit in $*; do
