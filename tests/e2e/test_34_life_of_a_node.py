@@ -206,7 +206,8 @@ def test_a_renamed_interface_is_followed(cluster: Cluster, echo: Kubectl, moving
         network_works(cluster, echo)
         unit = f"grep -c ' dev {then} ' /etc/systemd/system/freehold-routes.service"
         wait_for(lambda unit=unit: cluster.run(other, unit, check=False) == "1", 60, "the boot's route")  # type: ignore[misc]
-    nothing_to_apply(cluster)
+    # The file comes before the start of its unit.
+    wait_for(lambda: nothing_to_apply(cluster), PATIENCE, "the agent to be done")
 
 
 def test_collecting_images_spares_what_came_with_us(
@@ -257,7 +258,7 @@ def test_certificates_have_renewed_meanwhile(
     network_works(cluster, echo)
     metrics = "/apis/metrics.k8s.io/v1beta1/nodes/" + node
     wait_for(lambda: not kubectl("get", "--raw", metrics, check=False).failed, PATIENCE, f"figures of {node}")
-    assert _looks_well(cluster, node)
+    wait_for(lambda: _looks_well(cluster, node), 60, "the agent to be content")
     assert not _told(cluster, node, renewing.begun, "was removed from the cluster")
 
 
