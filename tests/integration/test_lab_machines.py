@@ -120,7 +120,7 @@ def test_up_with_everything_up_is_quick_and_changes_nothing(machines: Lab) -> No
     written = machines.inventory_path.stat().st_mtime_ns
     started = time.monotonic()
     machines.up()
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 60
     assert {name: boot_id(machines, name) for name in machines.machines} == before
     assert machines.inventory_path.stat().st_mtime_ns == written
 

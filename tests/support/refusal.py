@@ -11,7 +11,7 @@ from tests.support.kubectl import Answer
 from tests.support.lab import Lab
 from tests.support.outside import Snapshot, differences
 
-SECONDS = 30.0
+SECONDS = 60.0
 """No refusal may take longer, on a busy host too."""
 
 
