@@ -120,7 +120,7 @@ class Lab:
         loaded: dict[str, Any] = yaml.safe_load(self.inventory_path.read_text(encoding="utf-8"))
         return loaded
 
-    def wait_for_ssh(self, name: str, seconds: float = 20) -> None:
+    def wait_for_ssh(self, name: str, seconds: float = 60) -> None:
         """Return once sshd of a machine that was just started lets us in; raise TimeoutError otherwise."""
         until = time.monotonic() + seconds
         while self.ssh(name, "true", check=False).returncode:
