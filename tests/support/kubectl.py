@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-TIMEOUT = 60.0
+TIMEOUT = 120.0
 """Seconds a command may take unless told otherwise."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
 _SHOWN_LINES = 40
