@@ -197,11 +197,11 @@ def test_a_reset_while_the_api_is_down(
 ) -> None:
     """The machine is cleaned all the same; the next plan says that the Node goes, and apply brings it back as new."""
     worker, plane = cluster.workers[-1], cluster.control_plane
-    cluster.run(plane, "systemctl stop freehold-agent kube-apiserver")
+    cluster.run(plane, "systemctl stop freehold-agent kube-apiserver", timeout=whole.PATIENCE)
     try:
         answer = cluster.freehold("reset", "--machine", worker, "--yes")
     finally:
-        cluster.run(plane, "systemctl start kube-apiserver freehold-agent")
+        cluster.run(plane, "systemctl start kube-apiserver freehold-agent", timeout=whole.PATIENCE)
     assert answer.code == 0, str(answer)
     assert "the next apply removes the Nodes" in answer.stderr
     found = differences(untouched[worker], inventory_of(cluster.lab, worker), expected=KEPT_BY_DESIGN)
