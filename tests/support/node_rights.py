@@ -8,6 +8,7 @@ from tests.support.a_request import a_request
 from tests.support.api_from_machine import ApiFromMachine
 from tests.support.cluster import Cluster
 from tests.support.kubectl import wait_for
+from tests.support.whole import PATIENCE
 
 from freehold_agent.contract import paths
 
@@ -99,14 +100,16 @@ def watch_secret(cluster: Cluster, machine: str, secret: str) -> str:
         f"curl --silent --no-buffer --cacert {paths.CLUSTER_CA} --cert {certificate} --key {certificate} "
         f"'{url}&fieldSelector=metadata.name%3D{name}'",
     )
-    wait_for(lambda: "ADDED" in cluster.run(machine, "cat /tmp/e2e-watch || true"), 20, "the watch to begin")
+    wait_for(
+        lambda: "ADDED" in cluster.run(machine, "cat /tmp/e2e-watch || true"), PATIENCE, "the watch to begin"
+    )
     return "e2e-watch"
 
 
 def passwords_told(cluster: Cluster, machine: str, unit: str) -> list[str]:
     """Wait until the watch has ended; return the passwords that it told."""
     state = f"systemctl show --property=ActiveState --value {unit}"
-    wait_for(lambda: cluster.run(machine, state) != "active", 20, "the API server to end the watch")
+    wait_for(lambda: cluster.run(machine, state) != "active", PATIENCE, "the API server to end the watch")
     events = cluster.run(machine, f"cat /tmp/{unit}; rm /tmp/{unit}; systemctl reset-failed {unit} || true")
     objects = [json.loads(line)["object"] for line in events.splitlines()]
     return [base64.b64decode(found["data"]["password"]).decode() for found in objects]
@@ -119,7 +122,7 @@ def _verdict(cluster: Cluster, request: str) -> str:
         conditions = cluster.kubectl.json("get", "csr", request)["status"].get("conditions") or [{"type": ""}]
         return str(conditions[0]["type"])
 
-    return wait_for(look, 20, "the request to be judged")
+    return wait_for(look, PATIENCE, "the request to be judged")
 
 
 def asked_document(cluster: Cluster, machine: str) -> str:

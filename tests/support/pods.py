@@ -29,7 +29,7 @@ def make_namespace(kubectl: Kubectl, name: str) -> Kubectl:
     kubectl("create", "namespace", name)
     there = kubectl.within(name)
     # Pods are refused until the controller manager has made it.
-    there.wait("serviceaccount/default", "create", timeout=20)
+    there.wait("serviceaccount/default", "create")
     return there
 
 

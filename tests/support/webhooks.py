@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from tests.support.cluster import Cluster
 from tests.support.kubectl import Kubectl, wait_for
 from tests.support.serving_certificate import a_serving_certificate
+from tests.support.whole import PATIENCE
 
 
 @contextlib.contextmanager
@@ -44,4 +45,4 @@ def wait_until_asked(here: Kubectl) -> None:
         labels: dict[str, str] = answer.json["metadata"].get("labels", {})
         return labels.get("mutated-by") == "test-webhook"
 
-    wait_for(asked, 20, "the webhooks in use")
+    wait_for(asked, PATIENCE, "the webhooks in use")
