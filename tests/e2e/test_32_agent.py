@@ -17,8 +17,9 @@ from freehold_agent.keep import BUSY_PAUSE
 LOOKS = 3
 QUIET = 5.0
 """Seconds in which the agent sleeps."""
-REPAIRED_WITHIN = 30.0
-"""Seconds from a signal to look: a look and a repair take less than two on an idle machine."""
+REPAIRED_WITHIN = 120.0
+"""Seconds from a signal to look: a look and a repair take less than two on an idle machine, the plan that sees it
+several. What is promised is asked for in test_33_self_repair.py."""
 
 
 @pytest.fixture
@@ -53,9 +54,10 @@ def test_what_was_damaged_is_put_back(cluster: Cluster, worker: str) -> None:
     cluster.run(worker, broken)
     cluster.run(worker, f"systemctl reload {UNIT}")
     wait_for(lambda: nothing_to_apply(cluster), REPAIRED_WITHIN, "the agent to mend its node")
-    told = _journal(cluster, worker)
     for key in ("node.conf", "kube-proxy", "10.96.0.0/12", "ip_forward"):
-        assert key in told, f"the journal says that {key} was put back:\n{told}"
+        wait_for(
+            lambda key=key: key in _journal(cluster, worker), 10, f"the journal says that {key} was put back"
+        )  # type: ignore[misc]
 
 
 def test_it_ends_at_once_and_in_order(cluster: Cluster, worker: str) -> None:

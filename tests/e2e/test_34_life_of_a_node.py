@@ -103,10 +103,10 @@ def test_an_expired_certificate_is_told_and_renewed(
         "systemctl restart kubelet; systemctl reload freehold-agent",
         stdin=(pair.certificate_pem + pair.key_pem).decode(),
     )
-    said = wait_for(lambda: _told(cluster, node, begun, "expired at"), 60, "the journal to say it")
+    said = wait_for(lambda: _told(cluster, node, begun, "expired at"), PATIENCE, "the journal to say it")
     assert f"freehold node rejoin {node}" in said
     assert f"{AGENT} renew" in said
-    wait_for(lambda: _status(cluster, node)["state"] == "failed", 60, "the status to say it")
+    wait_for(lambda: _status(cluster, node)["state"] == "failed", PATIENCE, "the status to say it")
     made = cluster.freehold("node", "rejoin", node, "--output", "json")
     assert not made.failed, str(made)
     renewing.begun = begun
@@ -115,7 +115,7 @@ def test_an_expired_certificate_is_told_and_renewed(
     story.tell("renewed")
     story.node_is_back(kubectl, node)
     assert containers_of(echo, node) == before, "its pods run on"
-    wait_for(lambda: _looks_well(cluster, node), 60, "the agent to be content")
+    wait_for(lambda: _looks_well(cluster, node), PATIENCE, "the agent to be content")
     renewing.ready_since = _ready(kubectl, node)["lastTransitionTime"]
 
 
@@ -132,11 +132,14 @@ def test_a_kubelet_that_keeps_dying_is_told(
         "systemctl daemon-reload; systemctl restart kubelet; "
         "until test $(systemctl show --property=NRestarts --value kubelet) -ge 6; do sleep 0.2; done; "
         "systemctl reload freehold-agent",
+        timeout=PATIENCE,
     )
     try:
-        said = wait_for(lambda: _told(cluster, other, begun, "kubelet does not stay up"), 60, "the journal")
+        said = wait_for(
+            lambda: _told(cluster, other, begun, "kubelet does not stay up"), PATIENCE, "the journal"
+        )
         assert f"{KUBELET}.d/own.conf" in said
-        wait_for(lambda: "kubelet does not stay up" in _drift(kubectl, other), 60, "the Node to say it")
+        wait_for(lambda: "kubelet does not stay up" in _drift(kubectl, other), PATIENCE, "the Node to say it")
         (reply,) = from_machine(cluster, cluster.control_plane, [f"http://{server.address}:8080/"])
         assert reply.server == server.name
     finally:
@@ -144,7 +147,7 @@ def test_a_kubelet_that_keeps_dying_is_told(
     story = Accident(f"bad flag of the kubelet on {other} taken out")
     story.node_is_back(kubectl, other)
     assert containers_of(echo, other) == before
-    wait_for(lambda: _looks_well(cluster, other), 60, "the agent to be content")
+    wait_for(lambda: _looks_well(cluster, other), PATIENCE, "the agent to be content")
 
 
 def test_pods_outlive_containerd_and_new_ones_come(
@@ -177,14 +180,18 @@ def test_a_machine_with_another_address_goes_on(
     assert f"the inventory says that {other} has the address {old}" in refused.stderr
     for source, target, said in ((old, new, inventory), (new, old, None)):
         begun = _move(cluster, other, source, target)
-        told = wait_for(lambda begun=begun: _told(cluster, other, begun, "set-address"), 60, "the journal")  # type: ignore[misc]
-        assert f"freehold node set-address {other} {target}" in told
+        command = f"freehold node set-address {other} {target}"
+        wait_for(
+            lambda begun=begun, command=command: _told(cluster, other, begun, command), PATIENCE, command
+        )  # type: ignore[misc]
         story = Accident(f"{other} moved to {target}")
         answer = cluster.freehold("node", "set-address", other, target, inventory=said)
         assert not answer.failed, str(answer)
         story.node_is_back(kubectl, other)
         wait_for(
-            lambda target=target: _tunnels_to(kubectl, other) == target, 60, "flannel on the new address"
+            lambda target=target: _tunnels_to(kubectl, other) == target,
+            PATIENCE,
+            "flannel on the new address",
         )  # type: ignore[misc]
         shell = pods_by_node(echo, "shell")[other]
         wait_for(
@@ -205,8 +212,9 @@ def test_a_renamed_interface_is_followed(cluster: Cluster, echo: Kubectl, moving
         cluster.run(other, RENAME.format(now=now, then=then))
         network_works(cluster, echo)
         unit = f"grep -c ' dev {then} ' /etc/systemd/system/freehold-routes.service"
-        wait_for(lambda unit=unit: cluster.run(other, unit, check=False) == "1", 60, "the boot's route")  # type: ignore[misc]
-    nothing_to_apply(cluster)
+        wait_for(lambda unit=unit: cluster.run(other, unit, check=False) == "1", PATIENCE, "the boot's route")  # type: ignore[misc]
+    # The file comes before the start of its unit.
+    wait_for(lambda: nothing_to_apply(cluster), PATIENCE, "the agent to be done")
 
 
 def test_collecting_images_spares_what_came_with_us(
@@ -257,7 +265,7 @@ def test_certificates_have_renewed_meanwhile(
     network_works(cluster, echo)
     metrics = "/apis/metrics.k8s.io/v1beta1/nodes/" + node
     wait_for(lambda: not kubectl("get", "--raw", metrics, check=False).failed, PATIENCE, f"figures of {node}")
-    assert _looks_well(cluster, node)
+    wait_for(lambda: _looks_well(cluster, node), PATIENCE, "the agent to be content")
     assert not _told(cluster, node, renewing.begun, "was removed from the cluster")
 
 

@@ -130,7 +130,7 @@ def test_nothing_is_left_in_the_cluster(cluster: Cluster, kubectl: Kubectl, left
     on_it = f"--field-selector=spec.nodeName={left.worker}"
     wait_for(
         lambda: not kubectl.json("get", "pods", "--all-namespaces", on_it)["items"],
-        30,
+        whole.PATIENCE,
         "pods of the worker are gone",
     )
 
@@ -141,9 +141,17 @@ def test_other_nodes_go_on(cluster: Cluster, echo: Kubectl, left: Left) -> None:
     url = f"http://{echo.json('get', 'service', 'echo')['spec']['clusterIP']}/"
     servers = pods_by_node(echo, "echo")
     assert set(servers) == set(others)
+    names = {server.name for server in servers.values()}
+
+    def none_is_lost(shell: str) -> bool:
+        replies = from_pod(echo, shell, [url] * 20)
+        assert {reply.server for reply in replies} == names, replies
+        return True
+
     for node in others:
-        replies = from_pod(echo, pods_by_node(echo, "shell")[node].name, [url] * 20)
-        assert {reply.server for reply in replies} == {server.name for server in servers.values()}
+        shell = pods_by_node(echo, "shell")[node].name
+        # Its kube-proxy learns a moment later that the worker's pod is gone.
+        wait_for(lambda shell=shell: none_is_lost(shell), whole.PATIENCE, f"the Service from {node}")  # type: ignore[misc]
 
 
 def test_its_credential_is_worth_nothing(cluster: Cluster, kubectl: Kubectl, left: Left) -> None:
@@ -169,7 +177,7 @@ def test_its_credential_is_worth_nothing(cluster: Cluster, kubectl: Kubectl, lef
             ),
         ):
             name = api.create(REQUESTS, request)["metadata"]["name"]
-            wait_for(lambda name=name: _denied(kubectl, name), 30, f"{name} to be denied")  # type: ignore[misc]
+            wait_for(lambda name=name: _denied(kubectl, name), whole.PATIENCE, f"{name} to be denied")  # type: ignore[misc]
 
 
 def test_it_may_come_back(cluster: Cluster, kubectl: Kubectl, echo: Kubectl, left: Left) -> None:
@@ -189,11 +197,11 @@ def test_a_reset_while_the_api_is_down(
 ) -> None:
     """The machine is cleaned all the same; the next plan says that the Node goes, and apply brings it back as new."""
     worker, plane = cluster.workers[-1], cluster.control_plane
-    cluster.run(plane, "systemctl stop freehold-agent kube-apiserver")
+    cluster.run(plane, "systemctl stop freehold-agent kube-apiserver", timeout=whole.PATIENCE)
     try:
         answer = cluster.freehold("reset", "--machine", worker, "--yes")
     finally:
-        cluster.run(plane, "systemctl start kube-apiserver freehold-agent")
+        cluster.run(plane, "systemctl start kube-apiserver freehold-agent", timeout=whole.PATIENCE)
     assert answer.code == 0, str(answer)
     assert "the next apply removes the Nodes" in answer.stderr
     found = differences(untouched[worker], inventory_of(cluster.lab, worker), expected=KEPT_BY_DESIGN)

@@ -45,6 +45,8 @@ def test_the_same_command_goes_on(cluster: Cluster, untouched: dict[str, Invento
     cluster.lab.wait_for_ssh(away)
     answer = cluster.freehold("reset", "--yes")
     assert answer.code == 0, str(answer)
+    # Its boot may still be going on.
+    cluster.run(away, "timeout 50 systemctl is-system-running --wait", check=False)
     _are_untouched(cluster, untouched, away)
     _no_keys(cluster)
 

@@ -256,7 +256,7 @@ def test_ports_in_use(spare_lab: Lab, an_inventory: Inventories, apply: Apply, u
             machine,
             f"systemd-run --quiet --unit=squatter python3 -c {shlex.quote(LISTENER)} {port}",
         )
-        wait_for(lambda m=machine, p=port: f":{p} " in on(spare_lab, m, "ss -Htln"), 10, "a listener")
+        wait_for(lambda m=machine, p=port: f":{p} " in on(spare_lab, m, "ss -Htln"), 60, "a listener")
     try:
         with untouched(prepared=True):
             answer = apply(an_inventory())

@@ -17,7 +17,7 @@ from tests.support.refusal import Inventories, check_refused
 from freehold_agent.contract import paths
 from freehold_installer.bundle.store import VERIFIED
 
-AT_ONCE = 45.0
+AT_ONCE = 100.0
 """Seconds on a busy host; whoever waits for bytes or machines that will not come needs 120."""
 STORE = paths.STORE
 
@@ -55,7 +55,7 @@ def test_the_connection_is_lost(spare_lab: Lab, freehold: Freehold) -> None:
     applying = Applying(freehold)
     assert applying.until(step("starting")), "".join(applying.said)
     began = time.monotonic()
-    on(spare_lab, "cp1", "kill -9 $(pgrep -f '^sshd: freehold')")
+    on(spare_lab, "cp1", "pkill -KILL -f '^sshd: freehold'")
     code, said = applying.end(AT_ONCE)
     assert time.monotonic() - began < AT_ONCE
     assert code in (1, 5), said

@@ -9,13 +9,14 @@ from tests.support.lab import Lab
 from tests.support.pods import from_pod, pods_by_node, serve_echo
 from tests.support.program import Freehold
 from tests.support.refusal import Inventories
+from tests.support.whole import PATIENCE
 
 CNI = "/etc/cni/net.d"
 FOREIGN = f"{CNI}/90-mine.conflist.off"
 CONTENT = "not freehold's"
 NO_FLANNEL = {"config.deploy.cni.flannel": {"enabled": False}}
-SECONDS = 90.0
-"""An apply that waits for a network of somebody else takes two minutes and fails."""
+SECONDS = 120.0
+"""An apply that waits for a network of somebody else waits for two minutes, and fails."""
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def network(cluster: Cluster, kubectl: Kubectl) -> None:
         for node in kubectl.json("get", "nodes")["items"]
     )
     kubectl.apply(*cluster.objects("stand-in-network", nodes=pairs))
-    kubectl.wait("nodes --all", "condition=Ready")
+    kubectl.wait("nodes --all", "condition=Ready", PATIENCE)
 
 
 @pytest.fixture(scope="module")

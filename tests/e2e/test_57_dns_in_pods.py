@@ -9,6 +9,7 @@ from tests.support.kubectl import Kubectl, wait_for
 from tests.support.lab import Lab
 from tests.support.pods import pods_by_node, serve_echo
 from tests.support.refusal import Inventories
+from tests.support.whole import PATIENCE
 
 DEPLOYMENT = {"replicas": 2, "resources": {"limits": {"cpu": "1000m", "memory": "1024Mi"}}}
 IN_PODS = {"config.controlPlane.coredns": {"embedded": False, "deployment": DEPLOYMENT}}
@@ -48,13 +49,11 @@ def _fetched(echo: Kubectl, pod: str) -> str:
     return echo.exec(pod, "timeout", "5", "wget", "-qO-", f"http://{NAME}/healthz").stdout
 
 
-def dns_slices(kubectl: Kubectl) -> list[dict[str, object]]:
-    """Return the EndpointSlices of the DNS Service."""
+def dns_addresses(kubectl: Kubectl) -> list[list[str]]:
+    """Return the addresses of the DNS Service, by EndpointSlice."""
     selector = "--selector=kubernetes.io/service-name=kube-dns"
-    found: list[dict[str, object]] = kubectl.json("get", "endpointslices", "-n", "kube-system", selector)[
-        "items"
-    ]
-    return found
+    slices = kubectl.json("get", "endpointslices", "-n", "kube-system", selector)["items"]
+    return [[a for endpoint in found["endpoints"] or () for a in endpoint["addresses"]] for found in slices]
 
 
 def test_names_are_resolved_by_pods(cluster: Cluster, kubectl: Kubectl, echo: Kubectl) -> None:
@@ -85,9 +84,8 @@ def test_the_unit_takes_over(cluster: Cluster, kubectl: Kubectl, echo: Kubectl) 
     assert answer.code == 0, str(answer)
     names_work(echo)
     assert "selector" not in kubectl.json("get", "service", "kube-dns", "-n", "kube-system")["spec"]
-    wait_for(lambda: len(dns_slices(kubectl)) == 1, 30, "one slice")
-    (found,) = dns_slices(kubectl)
-    assert found["endpoints"][0]["addresses"] == [cluster.address(cluster.control_plane)]  # type: ignore[index]
+    alone = [[cluster.address(cluster.control_plane)]]
+    wait_for(lambda: dns_addresses(kubectl) == alone, PATIENCE, "the unit's address alone")
     assert kubectl("get", "deployment", "coredns", "-n", "kube-system", check=False).failed
     assert cluster.freehold("plan", inventory=embedded).code == 0
 
@@ -97,6 +95,5 @@ def test_pods_take_over(cluster: Cluster, kubectl: Kubectl, echo: Kubectl) -> No
     answer = cluster.freehold("apply", "--yes")
     assert answer.code == 0, str(answer)
     names_work(echo)
-    addresses = {a for found in dns_slices(kubectl) for e in found["endpoints"] or () for a in e["addresses"]}  # type: ignore[attr-defined]
-    assert cluster.address(cluster.control_plane) not in addresses
+    assert [cluster.address(cluster.control_plane)] not in dns_addresses(kubectl)
     assert cluster.freehold("plan").code == 0

@@ -58,7 +58,7 @@ def test_machines_see_each_other(machines: Lab) -> None:
     """Every machine reaches every other by its fixed address."""
     for name in machines.machines:
         for other in machines.machines.values():
-            machines.exec(name, "ping", "-c1", "-W2", other.address)
+            machines.exec(name, "ping", "-c1", "-W20", other.address)
 
 
 def test_a_machine_has_control_groups_and_identity_of_its_own(machines: Lab) -> None:
@@ -120,7 +120,7 @@ def test_up_with_everything_up_is_quick_and_changes_nothing(machines: Lab) -> No
     written = machines.inventory_path.stat().st_mtime_ns
     started = time.monotonic()
     machines.up()
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 60
     assert {name: boot_id(machines, name) for name in machines.machines} == before
     assert machines.inventory_path.stat().st_mtime_ns == written
 

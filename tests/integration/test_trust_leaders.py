@@ -17,7 +17,10 @@ from freehold_agent.machine.kubernetes_api import NotFound
 pytestmark = pytest.mark.bundle
 
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/freehold-nodes/leases/freehold-controller"
-QUICK = {"lease": 4, "renew": 3, "retry": 0.5}
+QUICK = {"lease": 8, "renew": 6, "retry": 0.5}
+"""A leader that is only slow, on a busy host, must not lose it."""
+LONG = {"lease": 600}
+"""Nobody here has the patience to wait for the end of such a lease."""
 
 
 def leader(plane: ControlPlane) -> str:
@@ -111,11 +114,13 @@ def test_a_leader_wakes_up_after_it_was_replaced(
 def test_a_killed_controller_leads_again_at_once(plane: ControlPlane) -> None:
     """The only controller, started again after kill -9, does not wait for its own lease to end."""
     machine = judged.admitted(plane, "waiting")
+    plane.programs["freehold-controller"].stop()
+    plane.start_controller(leader_election=LONG)
+    judged.with_certificate(plane)
     plane.programs["freehold-controller"].kill()
+    assert plane.admin.get(LEASE)["spec"]["leaseDurationSeconds"] == LONG["lease"]
     name = machine.first_request(next_key())
     begun = time.monotonic()
     plane.start_controller()
     assert outcome(plane, name) == (judged.APPROVED, "NodeJoins")
-    elapsed = time.monotonic() - begun
-    print(f"controller started again: first certificate after {elapsed:.2f} s")
-    assert elapsed < 12, "a lease has 15 s"
+    print(f"controller started again: first certificate after {time.monotonic() - begun:.2f} s")

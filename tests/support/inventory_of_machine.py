@@ -45,19 +45,31 @@ def lines(*command):
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     return {re.sub(r"\[\d+:\d+\]", "", line): True for line in done.stdout.splitlines() if line[:1] not in ("", "#")}
 
+def unless_gone(look, path):
+    # A process that ends just now, or a file that is removed. Of a process the kernel says so in more than one way.
+    try:
+        return look(path)
+    except OSError:
+        return None
+
+def digest(path):
+    if os.path.isfile(path) and not os.path.islink(path) and os.path.getsize(path) < 1 << 20:
+        with open(path, "rb") as stream:
+            return hashlib.sha256(stream.read()).hexdigest()
+
 digests = {}
 for root in ("/etc", "/root", "/home", "/opt", "/srv", "/var/lib/dpkg"):
     for directory, _, names in os.walk(root):
         for name in names:
             path = os.path.join(directory, name)
-            if os.path.isfile(path) and not os.path.islink(path) and os.path.getsize(path) < 1 << 20:
-                with open(path, "rb") as stream:
-                    digests[path] = hashlib.sha256(stream.read()).hexdigest()
+            found = unless_gone(digest, path)
+            if found is not None:
+                digests[path] = found
 listening = {}
 for line in subprocess.run(["ss", "-Hlntuwx"], stdout=subprocess.PIPE, text=True).stdout.splitlines():
     words = line.split()
     listening[words[0] + " " + words[4]] = True
-spaces = {os.readlink(path) for path in glob.glob("/proc/[0-9]*/ns/net") if os.path.lexists(path)}
+spaces = {unless_gone(os.readlink, path) for path in glob.glob("/proc/[0-9]*/ns/net")} - {None}
 print(json.dumps({
     "contents": digests, "listening": listening,
     "iptables of IPv6": lines("ip6tables-legacy-save"), "network namespaces": {"in use": len(spaces)},

@@ -135,15 +135,21 @@ class Lab:
         timeout: float = 300,
     ) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "FREEHOLD_LAB": self.name, "FREEHOLD_LAB_SHAPE": self.shape}
-        done = subprocess.run(
-            [CHECKOUT / "vagrant" / "lab", *arguments],
-            check=False,
-            capture_output=True,
-            text=True,
-            input=input if input is not None else "",
-            timeout=timeout,
-            env=environment,
-        )
+        try:
+            done = subprocess.run(
+                [CHECKOUT / "vagrant" / "lab", *arguments],
+                check=False,
+                capture_output=True,
+                text=True,
+                input=input if input is not None else "",
+                timeout=timeout,
+                env=environment,
+            )
+        except subprocess.TimeoutExpired as error:
+            # As any other failure: whoever waits for something may try again.
+            raise AssertionError(
+                f"vagrant/lab {' '.join(arguments)}: no end within {timeout:.0f} s"
+            ) from error
         if check and done.returncode:
             raise AssertionError(
                 f"vagrant/lab {' '.join(arguments)} exited {done.returncode}:\n{done.stdout}\n{done.stderr}"

@@ -179,7 +179,8 @@ def processes():
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) not in mine:
             command, status = read("/proc/%s/cmdline" % name), read("/proc/%s/stat" % name)
-            if command is not None and status is not None:
+            # A zombie has ended; that its parent has not taken notice yet says nothing.
+            if command is not None and status is not None and status.rpartition(")")[2].split()[0] != "Z":
                 text = command.replace("\0", " ").strip() or status.split("(", 1)[1].rpartition(")")[0]
                 found["%s@%s" % (name, status.rpartition(")")[2].split()[19])] = text
     return found

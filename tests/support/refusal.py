@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tests.support.kubectl import Answer
+from tests.support.kubectl import Answer, wait_for
 from tests.support.lab import Lab
 from tests.support.outside import Snapshot, differences
 
-SECONDS = 30.0
+SECONDS = 60.0
 """No refusal may take longer, on a busy host too."""
 
 
@@ -73,10 +73,15 @@ class Untouched:
         """Assert that nothing changes inside. `prepared`: the test has just changed a machine itself."""
         before = self._last if self._last and not prepared else Snapshot.of_all(self._lab, self._machines)
         yield
+        # Sessions of SSH end a moment after the command; what was written to files stays to be seen.
+        wait_for(lambda: self._are_as(before, ignore), 30, "the machines as they were")
+        if prepared:
+            self._last = {}
+
+    def _are_as(self, before: Mapping[str, Snapshot], ignore: Iterable[str]) -> bool:
         self._last = Snapshot.of_all(self._lab, self._machines)
         found = [
             line for name in before for line in differences(before[name], self._last[name], ignore=ignore)
         ]
-        if prepared:
-            self._last = {}
         assert found == []
+        return True

@@ -96,7 +96,7 @@ class Program:
             if kind == "missing" and on_missing is not None:
                 senders.append(gevent.spawn(_quiet, on_missing, conversation, event["artifacts"]))
             elif kind.startswith("need-") and self._on_need is not None:
-                conversation.send(self._on_need(event))
+                _deliver(conversation, self._on_need(event))
             elif self._on_event is not None and event != ALIVE:
                 self._on_event(event)
         code = conversation.finish()

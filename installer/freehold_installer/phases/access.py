@@ -31,6 +31,25 @@ SETTINGS_NAME = "cluster-settings"
 FORBIDDEN, INVALID = 403, 422
 
 
+class _ThroughMachine(KubernetesApi):
+    """When the SSH connection goes, that is what is said, not what TLS inside of it makes of that."""
+
+    def __init__(self, machine: Machine, server: str, **options: Any) -> None:
+        # By its loopback address: at the machine's own one connections wait while the API server starts.
+        super().__init__(server, connect=lambda: machine.api_socket("127.0.0.1", paths.API_PORT), **options)
+        self._machine = machine
+
+    def raw(
+        self, method: str, path: str, body: bytes | None = None, content_type: str = "application/json"
+    ) -> tuple[int, bytes]:
+        try:
+            return super().raw(method, path, body, content_type)
+        except OSError as error:
+            if self._machine.connected:
+                raise
+            raise ConnectionResetError(f"{self._machine.name}: the connection was lost") from error
+
+
 def api_of(
     machine: Machine, address: str, pki: PkiDirectory, request: CertificateRequest, *, certificate: str = ""
 ) -> KubernetesApi:
@@ -39,13 +58,12 @@ def api_of(
     `certificate` is a file with certificate and key that is used instead of the stored pair.
     """
     host = f"[{address}]" if ":" in address else address
-    return KubernetesApi(
+    return _ThroughMachine(
+        machine,
         f"https://{host}:{paths.API_PORT}",
         ca_pem=pki.ca_pem(),
         client_certificate=certificate or pki.certificate_path(request),
         client_key=None if certificate else pki.key_path(request),
-        # By its loopback address: at the machine's own one connections wait while the API server starts.
-        connect=lambda: machine.api_socket("127.0.0.1", paths.API_PORT),
     )
 
 

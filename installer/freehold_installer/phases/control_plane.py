@@ -9,7 +9,7 @@ from typing import Any
 from gevent.event import Event
 
 from freehold_agent.contract.resources import to_json
-from freehold_agent.machine.kubernetes_api import KubernetesApi
+from freehold_agent.machine.kubernetes_api import ApiError, KubernetesApi
 from freehold_installer.desired import cluster
 from freehold_installer.engine.lanes import Lane
 from freehold_installer.errors import StepError
@@ -85,18 +85,26 @@ def _stream(lane: Lane, state: ClusterState, digests: list[str]) -> None:
 
 
 def _access(lane: Lane, state: ClusterState, plan: Plan, started: Started) -> None:
-    """Make the API's objects once it is ready, then tell all lanes."""
+    """Make the API's objects once it is ready, then tell all lanes. Raises StepError."""
     started.api_server.wait()
-    address = lane.host.internal_address
-    api = access.api_of(lane.machine, address, state.pki, trust.ADMIN)
-    wait_until_ready(api, lane.name)
-    if not plan.objects:
-        lane.signal(API, lane.host.name)
-        return
+    api = access.api_of(lane.machine, lane.host.internal_address, state.pki, trust.ADMIN)
+    try:
+        wait_until_ready(api, lane.name)
+        if plan.objects:
+            _make_objects(lane, state, plan, api)
+        else:
+            lane.signal(API, lane.host.name)
+    except (ApiError, OSError) as error:
+        raise StepError(lane.name, "rights, policies and DNS", str(error)) from error
+    finally:
+        api.close()
+
+
+def _make_objects(lane: Lane, state: ClusterState, plan: Plan, api: KubernetesApi) -> None:
     lane.step("rights, policies and DNS")
     trusted = access.all_trust_objects()
     if not access.is_bound(api):
-        with access.first_api(lane.machine, address, state.pki) as first:
+        with access.first_api(lane.machine, lane.host.internal_address, state.pki) as first:
             access.apply(first, lane.name, trusted)
     else:
         access.apply(api, lane.name, [body for _, body in access.changes_in(api, trusted)])
@@ -105,7 +113,6 @@ def _access(lane: Lane, state: ClusterState, plan: Plan, started: Started) -> No
     needed = access.base_objects(state.settings(), state.dns_objects())
     access.apply(api, lane.name, [body for _, body in access.changes_in(api, needed)])
     access.remove_superseded(api, lane.name, state.inventory, plan.objects)
-    api.close()
 
 
 def wait_until_ready(api: KubernetesApi, machine: str) -> None:

@@ -131,3 +131,11 @@ def test_a_connection_that_is_lost_meanwhile(words: str) -> None:
     with pytest.raises(StepError, match="cp1: receiving files failed: the connection was lost") as raised:
         Program("cp1", "receive", None, None).drive(ssh, b"{}\n", timeout=10)
     assert raised.value.message.endswith(words)
+
+
+def test_a_connection_that_is_lost_while_a_credential_is_asked_for() -> None:
+    """The answer that reaches nobody is no error of its own."""
+    ssh = SubprocessConversation(["sh", "-c", """exec 0<&-; echo '{"event": "need-credential"}'; exit 255"""])
+    program = Program("w1", "join", None, lambda _event: b"secret\n")
+    with pytest.raises(StepError, match="w1: joining failed: the connection was lost"):
+        program.drive(ssh, b"{}\n", timeout=10)
