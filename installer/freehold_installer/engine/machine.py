@@ -30,7 +30,6 @@ from freehold_installer.errors import StepError, UnfitError, UnreachableError
 
 BULK = 4 << 20
 """Bytes from which a system `ssh` beats a channel of paramiko, its own connection included."""
-LOST_IT = "the connection was lost"
 CIPHERS = "^aes128-gcm@openssh.com"
 """First choice in front of the defaults: measured fastest, authenticated."""
 PROBE = (
@@ -110,7 +109,7 @@ class Machine:
             sender.kill()
             conversation.close()
         if code == LOST and not self.connected:
-            raise StepError(self.name, title, LOST_IT)
+            raise self.lost(title)
         return Output(code, b"".join(blocks), conversation.errors)
 
     def program(
@@ -194,7 +193,7 @@ class Machine:
         except (paramiko.SSHException, EOFError, OSError) as error:
             if self.connected:
                 raise ConnectionResetError(f"{self.name}: {host}:{port}: {error}") from error
-            raise StepError(self.name, "reaching its API server", LOST_IT) from error
+            raise self.lost("reaching its API server") from error
         ours, theirs = socket.socketpair()
         gevent.spawn(_pump_out, theirs, channel)
         gevent.spawn(_pump_in, channel, theirs)
@@ -232,6 +231,10 @@ class Machine:
         transport = self._client.get_transport()
         return transport is not None and transport.is_active()
 
+    def lost(self, doing: str) -> StepError:
+        """Return what to raise when the connection went away while something was done over it."""
+        return StepError(self.name, doing, "the connection was lost")
+
     def _as_root(self, command: Sequence[str]) -> Sequence[str]:
         return command if self._root else ["sudo", "-n", "--", *command]
 
@@ -240,11 +243,11 @@ class Machine:
 
         transport = self._client.get_transport()
         if transport is None:
-            raise StepError(self.name, doing, LOST_IT)
+            raise self.lost(doing)
         try:
             return ChannelConversation(transport, command)
         except (paramiko.SSHException, EOFError, OSError) as error:
-            raise StepError(self.name, doing, str(error) if self.connected else LOST_IT) from error
+            raise (StepError(self.name, doing, str(error)) if self.connected else self.lost(doing)) from error
 
 
 @functools.cache

@@ -47,7 +47,7 @@ class _ThroughMachine(KubernetesApi):
         except OSError as error:
             if self._machine.connected:
                 raise
-            raise ConnectionResetError(f"{self._machine.name}: the connection was lost") from error
+            raise self._machine.lost("reaching its API server") from error
 
 
 def api_of(
