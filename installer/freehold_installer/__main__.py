@@ -20,10 +20,15 @@ def main() -> None:
     """Run the command line and exit with its code."""
     from freehold_installer.cli.outcome import guarded
     from freehold_installer.engine.interrupts import interrupts_reach_us
+    from freehold_installer.errors import EXIT_INTERRUPTED
 
     # A signal ends a run in order from here on.
     interrupts_reach_us()
-    sys.exit(guarded(sys.argv[1:]))
+    try:
+        code = guarded(sys.argv[1:])
+    except KeyboardInterrupt:  # once more, while the end was told
+        code = EXIT_INTERRUPTED
+    sys.exit(code)
 
 
 if __name__ == "__main__":
