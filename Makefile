@@ -72,7 +72,7 @@ test-unit: venv ## Run the tests that need no machine
 	@$(TIMED) "the same of what runs on machines, with their oldest Python" tests/check-oldest-python
 
 test-lab: bundle ## Run the tests on lab machines (a lab of their own, which stays up)
-	@$(TIMED) "integration and end-to-end tests" $(PYTEST) -m "lab or bundle" --durations=25 tests
+	@$(TIMED) "integration and end-to-end tests" $(PYTEST) -n 2 --dist loadscope -m "lab or bundle" --durations=25 tests
 
 bench: bundle ## Measure on lab machines of their own, beside what others took (RUNS=3)
 	@$(BIN)/python -m bench --runs $(or $(RUNS),3)

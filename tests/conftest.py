@@ -1,8 +1,19 @@
-"""For all tests: what keeps one of them from seeing the machine of whoever runs it."""
+"""For all tests: what keeps one of them from seeing the machine of whoever runs it, or the machines of another."""
 
 import os
+from typing import Any
 
 import pytest
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let several processes run tests beside each other that have machines of their own."""
+    if config.getvalue("dist") != "loadscope":
+        return None
+    from tests.support.processes import BySharedMachines
+
+    return BySharedMachines(config, log)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,7 +1,8 @@
 """The cluster that the end-to-end tests share, on machines of their own.
 
 Tests run in the order of their files' names in one process: 0x before and at the first apply, 1x what a cluster can
-do, 2x the second apply, 3x reboots, 4x reset, 5x bad input. Nothing is skipped: without lab or bundle they fail.
+do, 2x the second apply, 3x reboots, 4x reset, 6x the tutorial. 5x, bad input and other shapes, has machines of its own:
+`make test-lab` runs it beside the others. Nothing is skipped: without lab or bundle they fail.
 
     FREEHOLD_TEST_REUSE=1 pytest tests/e2e/test_11_network.py     uses the cluster of an earlier run as it is
     FREEHOLD_TEST_LAB=NAME pytest tests/e2e                       works on machines of another lab
@@ -42,6 +43,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.lab)
             item.add_marker(pytest.mark.bundle)
+            on_spare = "spare_lab" in getattr(item, "fixturenames", ())
+            assert on_spare == item.path.name.startswith("test_5"), (
+                f"{item.nodeid}: 5x is what spare machines are for"
+            )
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(TIMEOUT))
 
