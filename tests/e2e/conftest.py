@@ -92,7 +92,7 @@ def untouched(lab: Lab) -> dict[str, Inventory]:
         return dict(json.loads(kept.read_text(encoding="utf-8")))
     found = {}
     for machine in lab.machines:
-        lab.exec(machine, "systemctl", "is-system-running", "--wait", check=False)
+        lab.wait_for_boot(machine)
         found[machine] = inventory_of(lab, machine)
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(found), encoding="utf-8")

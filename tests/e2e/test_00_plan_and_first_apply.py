@@ -65,8 +65,7 @@ def planned(lab: Lab, freehold: Freehold, tmp_path_factory: pytest.TempPathFacto
     """Plans on machines that nobody has installed anything on."""
     for machine in lab.machines:
         lab.wait_for_ssh(machine)
-        # SSH answers before the last units of a boot have started.
-        lab.exec(machine, "systemctl", "is-system-running", "--wait", check=False)
+        lab.wait_for_boot(machine)
     kept = tmp_path_factory.mktemp("plan") / "plan.json"
     _sessions_end(lab)
     before, state_before = Snapshot.of_all(lab), list(_tree(freehold.state_home))

@@ -23,7 +23,7 @@ def machines(spare_lab: Lab) -> Lab:
     """A control plane and a worker with nothing on them."""
     spare_lab.clean()
     for machine in spare_lab.machines:
-        spare_lab.exec(machine, "systemctl", "is-system-running", "--wait", check=False)
+        spare_lab.wait_for_boot(machine)
     return spare_lab
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.support.cluster import Cluster
-from tests.support.lab import CHECKOUT
+from tests.support.repository import CHECKOUT
 
 PAGE = CHECKOUT / "docs" / "tutorial" / "a-cluster-in-the-lab.md"
 PATIENCE = 420

@@ -161,7 +161,7 @@ def test_a_lost_connection_ends_the_step(server: SshServer) -> None:
 def test_a_connection_lost_while_logging_in(server: SshServer) -> None:
     """A server that dies before it has said yes or no to our key has not refused it."""
     (server.directory / "authorized").write_text("")
-    with (server.directory / "conf").open("a") as conf:
+    with server.configuration.open("a") as conf:
         conf.write('AuthorizedKeysCommandUser root\nAuthorizedKeysCommand /bin/sh -c "kill -9 $PPID"\n')
     server.change_key()
     got = server.run("""print(json.dumps(failure(machine)))""")

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.a_machine import CHECKOUT, the_manifest
+from tests.support.a_machine import the_manifest
 from tests.support.a_node import a_document
+from tests.support.repository import CHECKOUT
 from tests.support.systems import ADDRESS, NAMES, system, with_open_firewall
 
 from freehold_agent.contract import distribution, firewall, ports

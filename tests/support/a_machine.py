@@ -1,10 +1,10 @@
 """What freehold makes on a machine of each role, from the code itself: for documentation and its tests."""
 
 import dataclasses
-from pathlib import Path
 
 from tests.support.a_control_plane import WITHOUT_NODE
 from tests.support.a_node import a_document, lab, ubuntu
+from tests.support.repository import CHECKOUT
 
 from freehold_agent.contract.artifacts import ArtifactEntry, Manifest
 from freehold_agent.contract.resources import Resource
@@ -15,7 +15,6 @@ from freehold_installer.config import load, loads
 from freehold_installer.desired.cluster import control_plane_resources
 from freehold_installer.desired.control_plane_context import ControlPlaneContext
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 RELEASE = "1.37.2"
 ZIPAPPS = {"bin/freehold-agent.pyz": ("node",), "bin/freehold-services.pyz": ("control-plane",)}
 

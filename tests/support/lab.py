@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+from tests.support.repository import CHECKOUT
+
 TEST_LAB = os.environ.get("FREEHOLD_TEST_LAB", "freehold-test")
 UP_SECONDS = 900
 """The first `up` on a host may have to make the machine image."""
@@ -126,6 +127,10 @@ class Lab:
         while self.ssh(name, "true", check=False).returncode:
             if time.monotonic() > until:
                 raise TimeoutError(f"no SSH to {name} within {seconds:.0f} s")
+
+    def wait_for_boot(self, name: str) -> None:
+        """Return once all units of a machine's boot have started or failed: SSH answers before the last of them."""
+        self.exec(name, "systemctl", "is-system-running", "--wait", check=False)
 
     def _command(
         self,

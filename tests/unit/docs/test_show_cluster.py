@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.support.a_machine import CHECKOUT
+from tests.support.repository import CHECKOUT
 
 from freehold_installer.bundle.store import Store
 from freehold_installer.config import load

@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.support.repository import CHECKOUT
 
 from freehold_installer.config import Inventory, InventoryError, load, loads
 from freehold_installer.errors import InputError
 
-CHECKOUT = Path(__file__).parents[3]
 SMALL = """\
 name: small
 hosts:

@@ -1,15 +1,13 @@
 import json
-from pathlib import Path
 
 import typer
+from tests.support.repository import CHECKOUT
 from typer.testing import CliRunner
 
 from freehold_installer.cli.schema import schema as schema_command
 from freehold_installer.config.loading import all_keys
 from freehold_installer.config.reference import markdown
 from freehold_installer.config.schema import json_schema
-
-CHECKOUT = Path(__file__).parents[3]
 
 
 def test_every_key_is_described():
